@@ -1,0 +1,1 @@
+"""The loop, and the algorithms that declare objectives for it."""

@@ -1,0 +1,1 @@
+"""Rollout storage with named fields."""

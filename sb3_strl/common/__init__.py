@@ -1,0 +1,1 @@
+"""Pure functions and value objects that know nobody else in the library."""

@@ -1,0 +1,1 @@
+"""Recorded data: motions and their library."""

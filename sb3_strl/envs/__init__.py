@@ -1,0 +1,1 @@
+"""Where steps come from: tensor environments, bridges to other interfaces, embedded tasks."""

@@ -1,0 +1,1 @@
+"""What is optimised beside PPO's own three losses."""
