@@ -1,4 +1,4 @@
-"""Unit quaternions in the order ``wxyz``: the few operations that motions and their retargeting need."""
+"""Unit quaternions in the order ``wxyz``: what motions and their retargeting need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def quat_normalize(quats: th.Tensor) -> th.Tensor:
     :param quats: ``(..., 4)``, wxyz, not zero
     :return: ``(..., 4)``
     """
-    return quats / quats.norm(dim=-1, keepdim=True)
+    lengths: th.Tensor = th.linalg.vector_norm(quats, dim=-1, keepdim=True)
+    return quats / lengths
 
 
 def quat_conjugate(quats: th.Tensor) -> th.Tensor:
@@ -53,12 +54,13 @@ def quat_rotate(quats: th.Tensor, vectors: th.Tensor) -> th.Tensor:
     """
     axis, vectors = th.broadcast_tensors(quats[..., 1:], vectors)
     twice = 2.0 * th.linalg.cross(axis, vectors)
-    return vectors + quats[..., :1] * twice + th.linalg.cross(axis, twice)
+    rotated: th.Tensor = vectors + quats[..., :1] * twice + th.linalg.cross(axis, twice)
+    return rotated
 
 
 def quat_from_axis_angle(rotation_vectors: th.Tensor) -> th.Tensor:
     """
-    Exponential map, ``q = (cos(a/2), sin(a/2) u)`` for a rotation by ``a`` about the unit axis ``u``.
+    Exponential map, ``q = (cos(a/2), sin(a/2) u)`` for a turn by ``a`` about the unit axis ``u``.
 
     :param rotation_vectors: ``(..., 3)``, axis times angle, rad
     :return: ``(..., 4)``, wxyz

@@ -33,19 +33,19 @@ class Motion:
     """
     A motion clip: named fields sampled at a uniform rate.
 
-    ``T`` frames span ``T - 1`` intervals, so the clip lasts ``(T - 1) / fps`` seconds. A looping clip
-    repeats its first frame at the end: the last frame is the first one of the next cycle.
+    ``T`` frames span ``T - 1`` intervals, so the clip lasts ``(T - 1) / fps`` seconds. A looping
+    clip repeats its first frame at the end: its last frame is the first one of the next cycle.
 
     :param name: what the clip is called in errors and tables
     :param fields: arrays ``(T, d)`` by field name, SI units; quaternions are wxyz
     :param fps: frames per second, > 0
     :param loop: whether the clip goes on with its first frame after its last
-    :param columns: names of the ``d`` columns by field; a field without an entry gets ``"0", "1", ...``
-        A field of four columns ``w, x, y, z`` is a unit quaternion
+    :param columns: names of the ``d`` columns by field, ``"0", "1", ...`` where a field has no
+        entry; a field of four columns ``w, x, y, z`` is a unit quaternion
     :param source: where the data comes from
     :param license: what the data may be used for
-    :param accumulate: columns ``"field/column"`` that grow by ``last - first`` in every loop instead
-        of jumping back; by default the horizontal root position (``root_pos/x``, ``root_pos/y``)
+    :param accumulate: columns ``"field/column"`` that grow by ``last - first`` in every loop
+        instead of jumping back; by default the horizontal ``root_pos/x`` and ``root_pos/y``
     :raises StrlValueError: if a field has the wrong shape, or ``fps`` is not positive
     :raises NonFiniteError: if a field holds NaN or infinity
     """
@@ -126,8 +126,15 @@ class Motion:
         }
         arrays["format"] = np.array(_FORMAT)
         arrays["meta"] = np.array(json.dumps(meta))
-        with Path(path).open("wb") as file:
-            np.savez_compressed(file, **arrays)
+        # Not numpy.savez: it would pickle an array of objects where this refuses to.
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, values in arrays.items():
+                entry = zipfile.ZipInfo(
+                    f"{name}.npy"
+                )  # a fixed date: the same clip, the same bytes
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                with archive.open(entry, "w") as file:
+                    np.lib.format.write_array(file, values, allow_pickle=False)
 
     @classmethod
     def load(cls, path: str | Path) -> Motion:
@@ -175,8 +182,8 @@ def check_feature_names(
     for position, (wanted, got) in enumerate(pairs):
         if wanted != got:
             raise StrlValueError(
-                f"{where}: feature {position} is '{got}' where '{wanted}' is expected. Expected the "
-                f"order {list(expected)}, given {list(given)}. Name the features in the same order."
+                f"{where}: feature {position} is '{got}' where '{wanted}' is expected. The "
+                f"expected order is {list(expected)}, given is {list(given)}. Name them alike."
             )
 
 
@@ -197,8 +204,8 @@ def _checked_fields(
             )
         if len(array) != n_frames or n_frames < 2:
             raise StrlValueError(
-                f"{where}: field '{name}' has {len(array)} frames. Expected at least 2, and as many "
-                f"as the field '{next(iter(fields))}' ({n_frames})."
+                f"{where}: field '{name}' has {len(array)} frames. Expected at least 2, and as "
+                f"many as the field '{next(iter(fields))}' ({n_frames})."
             )
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
         if bad.size:
@@ -242,7 +249,7 @@ def _read_arrays(where: str, path: Path) -> dict[str, npt.NDArray[Any]]:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise StrlValueError(
-                    f"{where}: this file holds one array. Expected the .npz that Motion.save writes."
+                    f"{where}: this file holds one array. Expected an .npz from Motion.save."
                 )
             return {name: archive[name] for name in archive.files}
     # What a damaged archive raises depends on the byte that is wrong.
@@ -250,7 +257,7 @@ def _read_arrays(where: str, path: Path) -> dict[str, npt.NDArray[Any]]:
         if isinstance(error, FileNotFoundError | StrlValueError):
             raise
         raise StrlValueError(
-            f"{where}: the file cannot be read ({error}). Expected the .npz that Motion.save writes; "
+            f"{where}: the file cannot be read ({error}). Expected an .npz from Motion.save; "
             "a damaged file, or one that holds pickled objects, is refused."
         ) from error
 

@@ -66,6 +66,7 @@ class MotionLibrary:
             raise StrlValueError("MotionLibrary: no motion was given. Pass clips or their paths.")
         self.motions = [m if isinstance(m, Motion) else Motion.load(m) for m in given]
         self.device = th.device(device)
+        self.dtype = dtype
         self.weights = _checked_weights(weights, len(self.motions))
         _check_same_fields(self.motions)
 
@@ -82,23 +83,20 @@ class MotionLibrary:
             if columns == _QUATERNION and not name.endswith("_vel")
         ]
 
-        def tensor(values: object) -> th.Tensor:
-            return th.as_tensor(np.asarray(values), dtype=dtype, device=self.device)
-
         # All clips lie in one table, one below the other; a clip is an offset into it.
-        self._frames = tensor(np.concatenate([np.hstack(list(c.values())) for c in clips]))
+        self._frames = self._tensor(np.concatenate([np.hstack(list(c.values())) for c in clips]))
         lengths = [motion.n_frames for motion in self.motions]
         self._offsets = th.as_tensor(np.cumsum([0, *lengths[:-1]]), device=self.device)
         self._last_intervals = th.as_tensor(np.array(lengths) - 2, device=self.device)
-        self._advance = tensor(
+        self._advance = self._tensor(
             [
-                np.concatenate([_advance(m, name) for name in c])
-                for m, c in zip(self.motions, clips, strict=True)
+                np.concatenate([_advance(motion, name, values) for name, values in clip.items()])
+                for motion, clip in zip(self.motions, clips, strict=True)
             ]
         )
-        self._fps = tensor([motion.fps for motion in self.motions])
+        self._fps = self._tensor([motion.fps for motion in self.motions])
         self._loops = th.as_tensor([motion.loop for motion in self.motions], device=self.device)
-        self.durations = tensor([motion.duration for motion in self.motions])
+        self.durations = self._tensor([motion.duration for motion in self.motions])
         self._sampling: dict[tuple[int, float], tuple[th.Tensor, th.Tensor, th.Tensor]] = {}
         self._selections: dict[tuple[str, ...], th.Tensor] = {}
 
@@ -195,7 +193,7 @@ class MotionLibrary:
         moments = times.unsqueeze(1) - ages
         rows = self._interpolate(clip_ids.repeat_interleave(n_frames), moments.flatten())
         features = rows.index_select(1, self._selection(fields))
-        return features.unflatten(0, (-1, n_frames))
+        return features.view(-1, n_frames, features.shape[1])
 
     def sample_windows(
         self,
@@ -224,6 +222,9 @@ class MotionLibrary:
         :return: ``(n, d)`` by field
         """
         return self.state_at(*self.sample(n, generator))
+
+    def _tensor(self, values: object) -> th.Tensor:
+        return th.as_tensor(np.asarray(values), dtype=self.dtype, device=self.device)
 
     def _interpolate(self, clip_ids: th.Tensor, times: th.Tensor) -> th.Tensor:
         """Return all columns at ``times``: ``(n, D)``."""
@@ -274,10 +275,10 @@ class MotionLibrary:
                     motion.n_frames - 1 if motion.loop else int(spans[-1] * motion.fps) + 1
                 )
             cumulative = np.cumsum(counts if self.weights is None else self.weights)
-            table = (cumulative / cumulative[-1], earliest, spans)
-            self._sampling[key] = tuple(
-                th.as_tensor(np.asarray(v), dtype=self._frames.dtype, device=self.device)
-                for v in table
+            self._sampling[key] = (
+                self._tensor(cumulative / cumulative[-1]),
+                self._tensor(earliest),
+                self._tensor(spans),
             )
         return self._sampling[key]
 
@@ -290,8 +291,8 @@ def _check_window(method: str, n_frames: int, frame_dt: float) -> None:
         )
     if not (frame_dt > 0.0 and np.isfinite(frame_dt)):
         raise StrlValueError(
-            f"MotionLibrary.{method}: frame_dt is {frame_dt}. Expected a positive number of seconds "
-            "between two frames."
+            f"MotionLibrary.{method}: frame_dt is {frame_dt}. Expected a positive number of "
+            "seconds between two frames."
         )
 
 
@@ -348,17 +349,9 @@ def _column_names(motion: Motion, fields: _Arrays) -> dict[str, list[str]]:
     return {name: columns[name] for name in fields}
 
 
-def _advance(motion: Motion, name: str) -> npt.NDArray[np.float64]:
-    """Return what a stored or derived field gains per loop; a velocity gains nothing."""
-    if name in motion.fields:
-        return motion.loop_advance(name)
-    return np.zeros(3 if name.endswith("_ang_vel") else _source_width(motion, name))
-
-
-def _source_width(motion: Motion, velocity: str) -> int:
-    """Return the number of columns of the field that a velocity is derived from."""
-    sources = [name for name in motion.fields if _velocity_name(motion, name) == velocity]
-    return len(motion.columns[sources[0]])
+def _advance(motion: Motion, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return what a stored or derived field gains per loop; a derived velocity gains nothing."""
+    return motion.loop_advance(name) if name in motion.fields else np.zeros(values.shape[1])
 
 
 def _with_velocities(motion: Motion) -> _Arrays:
