@@ -131,9 +131,9 @@ class AMPDiscriminator(nn.Module):
 
     Sources: lsgan, Peng et al. 2021, https://arxiv.org/abs/2104.02180; bce, Ho and Ermon 2016,
     https://arxiv.org/abs/1606.03476; wgan with the bound that keeps the critic's scale finite, Tang
-    et al. 2023, https://arxiv.org/abs/2309.14225. The penalty ``g mean |grad_x D(x)|^2`` pulls
-    the gradient to zero for every loss (Mescheder et al. 2018, https://arxiv.org/abs/1801.04406);
-    it is taken at the normalised features.
+    et al. 2023, https://arxiv.org/abs/2309.14225. The penalty ``g mean |grad_x D(x)|^2`` pulls the
+    gradient to zero for every loss (Mescheder et al. 2018, https://arxiv.org/abs/1801.04406); it is
+    taken at the normalised features.
 
     One normaliser serves both sides. Two of them would whiten each side by itself, and a
     difference in mean or scale could not be seen any more. :meth:`forward` and :meth:`grad_pen` take normalised
