@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 import torch as th
 
 from sb3_strl.common.errors import StrlKeyError, StrlValueError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 
 class FeatureReplay:

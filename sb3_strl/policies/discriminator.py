@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -13,9 +14,6 @@ from torch.nn import functional as nnf
 from sb3_strl.common.errors import StrlValueError, check_known, suggest
 from sb3_strl.common.normalization import EmpiricalNormalization
 from sb3_strl.policies.networks import MlpModel
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 LOSSES = ("lsgan", "bce", "wgan")
 """Discriminator losses; in each of them a high logit means expert."""
@@ -136,8 +134,8 @@ class AMPDiscriminator(nn.Module):
     taken at the normalised features.
 
     One normaliser serves both sides. Two of them would whiten each side by itself, and a
-    difference in mean or scale could not be seen any more. :meth:`forward` and :meth:`grad_pen` take normalised
-    features, every other method takes raw ones.
+    difference in mean or scale could not be seen any more. :meth:`forward` and :meth:`grad_pen`
+    take normalised features, every other method takes raw ones.
 
     :param input_dim: number of features, ``n_frames * frame_features``
     :param spec: what to build, ``None``: the defaults
