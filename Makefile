@@ -1,0 +1,105 @@
+# sb3_strl: `make help` lists the targets. Needs Python 3.10+ with pip, and make; everything else goes into $(VENV).
+#   PYTHON=python3.12       the interpreter that makes the environment
+#   VENV_FLAGS=--system-site-packages   see the system's packages, e.g. a torch with CUDA: one that fits is left alone
+#   TORCH_INDEX=URL         where to take torch from: PyTorch's index of CPU wheels, a mirror, or a folder of wheels
+#   USE_ENV=1               install nothing and use $(PYTHON) as it is
+PYTHON ?= python3
+VENV ?= .venv
+VENV_FLAGS ?=
+TORCH_INDEX ?=
+WORKERS ?= 2
+PYTEST_ARGS ?=
+ifdef USE_ENV
+PY := $(PYTHON)
+else
+PY := $(VENV)/bin/python
+TESTS_ENV := $(VENV)/.tests
+DEMO_ENV := $(VENV)/.demo
+DOCS_ENV := $(VENV)/.docs
+endif
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+ONE_THREAD := OMP_NUM_THREADS=1
+# Two processes of one thread each beat one process of two: the tensors in tests are tiny.
+PYTEST := $(ONE_THREAD) $(PY) -m pytest
+PATHS := sb3_strl tests $(wildcard benchmarks examples scripts)
+TYPED := sb3_strl $(foreach d,benchmarks examples scripts,$(if $(wildcard $(d)/*.py),$(d)))
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-smoke test test-learning test-gpu check format lint type imports coverage bench build docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo "make: '$(PYTHON)' is \
+	$$($(PYTHON) --version 2>&1 || echo not there). Python 3.10 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+
+# torch first and alone: what follows then finds it and never asks an index for the CUDA build.
+$(VENV)/.torch: constraints.txt scripts/install_torch.sh | $(VENV)/bin/python
+	@TORCH_INDEX='$(TORCH_INDEX)' sh scripts/install_torch.sh $(PY)
+	@touch $@
+
+$(VENV)/.demo $(VENV)/.tests $(VENV)/.docs: $(VENV)/.%: $(VENV)/.torch setup.cfg pyproject.toml
+	@echo "Installing sb3_strl[$*,mujoco] into $(VENV)"
+	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	@$(PY) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(VENV)/constraints.txt
+	@$(PIP) -c $(VENV)/constraints.txt -e '.[$*,mujoco]'
+	@touch $@
+
+install: $(TESTS_ENV) $(DEMO_ENV) ## make .venv with the package, its tests and the demonstration (again: nothing)
+
+demo: $(DEMO_ENV) ## train PPO and APPO on the walker, write curves and pictures to runs/demo
+	$(PY) examples/demo.py --out runs/demo
+
+demo-smoke: $(DEMO_ENV) ## the same in seconds: does it run?
+	$(PY) examples/demo.py --smoke --out runs/demo-smoke
+
+test: $(TESTS_ENV) ## unit and integration tests on the CPU
+	$(PYTEST) -n $(WORKERS) $(PYTEST_ARGS)
+
+test-learning: $(TESTS_ENV) ## tests that train until something is learnt
+	$(PYTEST) -n $(WORKERS) -m learning $(PYTEST_ARGS)
+
+test-gpu: $(TESTS_ENV) ## tests that need an accelerator
+	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
+
+check: $(TESTS_ENV) ## format, lint, types, import layers (what CI asks before the tests)
+	@$(MAKE) --no-print-directory --keep-going .check-format lint type imports
+
+.PHONY: .check-format
+.check-format:
+	$(PY) -m ruff format --check $(PATHS)
+
+format: $(TESTS_ENV) ## write the format and the fixes that are safe
+	$(PY) -m ruff check --fix $(PATHS)
+	$(PY) -m ruff format $(PATHS)
+
+lint: $(TESTS_ENV) ## ruff
+	$(PY) -m ruff check $(PATHS)
+
+type: $(TESTS_ENV) ## mypy --strict
+	$(PY) -m mypy $(TYPED)
+
+imports: $(TESTS_ENV) ## the layers of pyproject.toml
+	$(dir $(PY))lint-imports
+
+coverage: $(TESTS_ENV) ## which lines and branches the tests reach
+	$(ONE_THREAD) $(PY) -m coverage run -m pytest $(PYTEST_ARGS)
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+
+bench: $(TESTS_ENV) ## iteration times against peers that are installed
+	$(PY) benchmarks/throughput.py --envs 64 1024 4096 --json runs/throughput.json
+
+build: $(TESTS_ENV) ## wheel and sdist, each installed alone and tried
+	rm -rf build dist
+	$(PY) -m build --outdir dist .
+	sh scripts/smoke_dist.sh $(PY) dist/*.whl dist/*.tar.gz
+
+docs: $(DOCS_ENV) ## the documentation as pages, in docs/_build
+	$(PY) -m sphinx -W --keep-going docs docs/_build
+
+clean: ## remove what tools and builds left (not .venv, not runs)
+	rm -rf build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache docs/_build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
