@@ -130,13 +130,15 @@ class EmpiricalNormalization(nn.Module):
     def _valid_rows(self, offset: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
         # 0 * x is NaN exactly where x is NaN or infinite.
         finite = offset.mul(0.0).sum(-1) == 0.0
-        given = finite if mask is None else mask.reshape(-1).bool()
-        if self.on_nonfinite == "raise" and not bool((finite | ~given).all()):
+        given = None if mask is None else mask.reshape(-1).bool()
+        if self.on_nonfinite == "raise" and not bool(
+            (finite if given is None else finite | ~given).all()
+        ):
             raise NonFiniteError(
                 "EmpiricalNormalization: the data contain NaN or infinity. Expected finite numbers."
                 " Mend their source, or pass on_nonfinite='skip' to leave such samples out."
             )
-        return finite & given
+        return finite if given is None else finite & given
 
     def _refresh(self) -> None:
         th.sqrt(self.var, out=self.std)
