@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from sb3_strl.data.motion import Motion, check_feature_names
 _QUATERNION = ["w", "x", "y", "z"]
 # A seam this many times larger than the largest step inside the clip is no part of the motion.
 _SEAM_FACTOR = 3.0
+_ROUNDING = 1e-6
 
 _Arrays = dict[str, npt.NDArray[np.float64]]
 
@@ -84,13 +86,16 @@ class MotionLibrary:
         ]
 
         # All clips lie in one table, one below the other; a clip is an offset into it.
-        self._frames = self._tensor(np.concatenate([np.hstack(list(c.values())) for c in clips]))
+        order = list(self._columns)
+        self._frames = self._tensor(
+            np.vstack([np.hstack([c[name] for name in order]) for c in clips])
+        )
         lengths = [motion.n_frames for motion in self.motions]
         self._offsets = th.as_tensor(np.cumsum([0, *lengths[:-1]]), device=self.device)
         self._last_intervals = th.as_tensor(np.array(lengths) - 2, device=self.device)
         self._advance = self._tensor(
             [
-                np.concatenate([_advance(motion, name, values) for name, values in clip.items()])
+                np.concatenate([_advance(motion, name, clip[name]) for name in order])
                 for motion, clip in zip(self.motions, clips, strict=True)
             ]
         )
@@ -234,13 +239,13 @@ class MotionLibrary:
         position = (times - laps * durations) * self._fps[clip_ids]
         last_intervals = self._last_intervals[clip_ids]
         interval = position.long().clamp_(min=0).minimum(last_intervals)
-        fractions = (position - interval).clamp_(0.0, 1.0)
+        fractions = (position - interval).clamp_(0.0, 1.0).to(self.dtype)
         first = self._offsets[clip_ids] + interval
         start, end = self._frames[first], self._frames[first + 1]
         rows = th.lerp(start, end, fractions.unsqueeze(1))
         for columns in self._quaternions:
             rows[:, columns] = quat_slerp(start[:, columns], end[:, columns], fractions)
-        return rows + laps.unsqueeze(1) * self._advance[clip_ids]
+        return rows + laps.to(self.dtype).unsqueeze(1) * self._advance[clip_ids]
 
     def _selection(self, fields: Sequence[str]) -> th.Tensor:
         """Return the indices of the features in a row of the table, kept on the device."""
@@ -263,17 +268,18 @@ class MotionLibrary:
             earliest, spans, counts = [], [], []
             for motion in self.motions:
                 earliest.append(0.0 if motion.loop else length)
-                spans.append(motion.duration - earliest[-1])
-                if spans[-1] < 0.0:
+                span = motion.duration - earliest[-1]
+                if span < -_ROUNDING:
                     raise StrlValueError(
                         f"MotionLibrary: a window of {n_frames} frames every {frame_dt} s lasts "
                         f"{length:g} s, longer than the clip '{motion.name}' "
                         f"({motion.duration:g} s), which does not loop. Expected a shorter window, "
                         "or remove the clip."
                     )
-                counts.append(
-                    motion.n_frames - 1 if motion.loop else int(spans[-1] * motion.fps) + 1
-                )
+                spans.append(max(span, 0.0))
+                # A looping clip's last frame is its first one and counts once.
+                ends = math.floor(span * motion.fps + _ROUNDING) + (0 if motion.loop else 1)
+                counts.append(ends)
             cumulative = np.cumsum(counts if self.weights is None else self.weights)
             self._sampling[key] = (
                 self._tensor(cumulative / cumulative[-1]),
