@@ -329,7 +329,7 @@ class EmpiricalDiscountedVariationNormalization(nn.Module):
 
     @th.no_grad()
     def _update(self, rewards: th.Tensor, dones: th.Tensor | None) -> None:
-        total = rewards.clone() if self.running is None else self.running * self.gamma + rewards
+        total = rewards if self.running is None else self.running * self.gamma + rewards
         self.emp_norm.update(total)
         # A reward that is not finite is skipped once; carried on it would never leave the sum.
         keep = th.isfinite(total)

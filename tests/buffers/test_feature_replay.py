@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch as th
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_strl.buffers.feature_replay import AmpReplayBuffer, FeatureReplay
 from sb3_strl.common.errors import StrlKeyError, StrlValueError
@@ -68,6 +69,23 @@ def test_oversize_with_mask_keeps_the_newest_valid_rows():
     mask = th.tensor([True, True, False, True, True, True, False, False])
     replay.insert(rows(*range(8)), mask)
     assert held(replay) == {3, 4, 5}
+
+
+def test_no_two_rows_are_written_to_one_place():
+    """Which of them stays is undefined on an accelerator; the CPU happens to keep the last."""
+    places = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "index_put" in func.overloadpacket.__name__:
+                places.extend(args[1][0].tolist())
+            return func(*args, **(kwargs or {}))
+
+    replay = FeatureReplay(2, 3)
+    replay.insert(rows(1))
+    with Watch():
+        replay.insert(rows(*range(8)), th.arange(8) != 5)
+    assert sorted(places) == [0, 1, 2, 3, 3, 3, 3, 3]  # 3 lies outside of what is sampled
 
 
 def test_equals_a_plain_queue():

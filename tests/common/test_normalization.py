@@ -108,9 +108,10 @@ def test_evaluation_mode_is_frozen():
     assert (norm.mean == 0.0).all()
 
 
-def test_until_stops_after_the_batch_that_reaches_it():
+@pytest.mark.parametrize("until", [6, 8])
+def test_until_stops_after_the_batch_that_reaches_it(until):
     data = batches(sizes=(4, 4, 4))
-    norm = EmpiricalNormalization(3, until=6)
+    norm = EmpiricalNormalization(3, until=until)
     for batch in data:
         norm.update(batch)
     assert_moments(norm, th.cat(data[:2]))
