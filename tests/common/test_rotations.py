@@ -117,6 +117,11 @@ def test_slerp_of_equal_and_nearly_equal_rotations_is_finite() -> None:
     th.testing.assert_close(mixed, start)
 
 
+def test_slerp_keeps_its_digits_over_tiny_angles() -> None:
+    mixed = rot.quat_slerp(about_z(0.0), about_z(1e-5), th.tensor(0.25, dtype=th.float64))
+    th.testing.assert_close(mixed[3].item(), 0.125e-5, rtol=1e-6, atol=0)
+
+
 def test_continuous_undoes_every_flip() -> None:
     smooth = th.stack([about_z(0.1 * i) for i in range(100)])
     signs = th.randint(0, 2, (100, 1), generator=th.Generator().manual_seed(0)) * 2 - 1

@@ -256,6 +256,13 @@ class TestSampling:
         assert shares[1] == 0.0
         assert shares[2].item() == pytest.approx(0.75, abs=0.015)  # five standard deviations
 
+    def test_a_draw_of_exactly_zero_skips_a_clip_without_weight(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        library = MotionLibrary([counter(i, 9) for i in range(3)], weights=[0.0, 1.0, 0.0])
+        monkeypatch.setattr(th, "rand", lambda *size, **kwargs: th.zeros(*size))
+        assert library.sample(2)[0].tolist() == [1, 1]
+
     def test_default_weights_count_windows(self) -> None:
         # Windows of 6 frames end at 15 of 20 frames, at 5 of 10, and at each of 20 in a loop.
         flat = {"fields": {"count": np.zeros((21, 1))}, "loop": True}
