@@ -1,0 +1,1 @@
+"""Programs that measure the library beside its peers."""

@@ -1,0 +1,1 @@
+"""One small module per library, so that every library is driven as its own trainer drives it."""
