@@ -49,7 +49,7 @@ class NumpyRobots(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions for ``step_wait``."""
-        self.actions = th.from_numpy(actions).to(self.robots.device)
+        self.actions = th.as_tensor(actions, device=self.robots.device)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step the robots and bring everything to the host."""

@@ -1,0 +1,100 @@
+"""sb3_strl's PPO on its tensor environment."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from benchmarks.peers import common
+from sb3_strl.algorithms.ppo import PPO
+from sb3_strl.common.types import TensorDict, TensorStep
+from sb3_strl.envs import TensorVecEnv
+
+
+class TensorRobots(TensorVecEnv):
+    """
+    The robots as sb3_strl wants them, which is nearly as they are.
+
+    :param robots: what is wrapped
+    """
+
+    def __init__(self, robots: common.Robots) -> None:
+        limit = common.ACTION_LIMIT
+        super().__init__(
+            robots.n_envs,
+            spaces.Dict({"policy": spaces.Box(-np.inf, np.inf, (common.OBS_DIM,), np.float32)}),
+            spaces.Box(-limit, limit, (common.ACTION_DIM,), np.float32),
+            robots.device,
+        )
+        self.robots = robots
+        self.max_episode_length = common.EPISODE_LENGTH
+
+    def reset_tensor(self) -> TensorDict:
+        """Return the groups."""
+        return {"policy": self.robots.obs}
+
+    def step_tensor(self, actions: th.Tensor) -> TensorStep:
+        """Step the robots."""
+        step = self.robots.step(actions)
+        return TensorStep(
+            {"policy": step.obs},
+            step.rewards,
+            step.terminated,
+            step.truncated,
+            {"policy": step.final_obs},
+            {},
+        )
+
+
+class StrlPeer:
+    """
+    ``sb3_strl.PPO``, driven as its ``learn`` drives it, without the dump of the logger.
+
+    :param setup: what all peers share
+    """
+
+    name = "sb3_strl"
+
+    def __init__(self, setup: common.Setup) -> None:
+        self.robots = common.Robots(setup)
+        hidden = list(setup.hidden)
+        self.model = PPO(
+            "MlpPolicy",
+            TensorRobots(self.robots),
+            learning_rate=setup.learning_rate,
+            n_steps=setup.n_steps,
+            n_epochs=setup.n_epochs,
+            n_minibatches=setup.n_minibatches,
+            gamma=common.GAMMA,
+            gae_lambda=common.GAE_LAMBDA,
+            clip_range=common.CLIP_RANGE,
+            use_clipped_value_loss=True,
+            ent_coef=common.ENT_COEF,
+            vf_coef=common.VF_COEF,
+            max_grad_norm=common.MAX_GRAD_NORM,
+            schedule="adaptive" if setup.adaptive_kl else "fixed",
+            desired_kl=common.DESIRED_KL,
+            policy_kwargs={"net_arch": {"pi": hidden, "vf": hidden}, "activation": "elu"},
+            seed=setup.seed,
+            device=setup.device,
+        )
+        self.n_steps = setup.n_steps
+        _, self.callback = self.model._setup_learn(2**40, None)
+        self.callback.on_training_start({}, {})
+
+    def collect(self) -> None:
+        """Collect one rollout."""
+        model = self.model
+        assert model.env is not None
+        with common.distribution_checks(enabled=True):
+            model.collect_rollouts(model.env, self.callback, model.rollout_buffer, self.n_steps)
+
+    def update(self) -> None:
+        """Run every epoch over the rollout."""
+        with common.distribution_checks(enabled=True):
+            self.model.train()
+
+    def n_parameters(self) -> int:
+        """Count the trainable numbers."""
+        return common.count_parameters(self.model.policy.parameters())
