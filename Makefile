@@ -82,7 +82,7 @@ type: $(TESTS_ENV) ## mypy --strict
 	$(PY) -m mypy $(TYPED)
 
 imports: $(TESTS_ENV) ## the layers of pyproject.toml
-	$(dir $(PY))lint-imports
+	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 
 coverage: $(TESTS_ENV) ## which lines and branches the tests reach
 	$(ONE_THREAD) $(PY) -m coverage run -m pytest $(PYTEST_ARGS)

@@ -2,15 +2,14 @@
 # Install each distribution into an environment of its own, away from the source tree, and try it.
 # The packages that it requires come from the environment of the Python $1; the package itself must not.
 set -eu
-py=$1
+py=$("$1" -c 'import sys; print(sys.executable)')
 shift
-site=$("$py" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for dist in "$@"; do
   rm -rf "$work/site"
   "$py" -m pip install --disable-pip-version-check --quiet --no-deps --target "$work/site" "$dist"
-  (cd "$work" && PYTHONPATH="$work/site:$site" "$py" -P - "$work/site" <<'PYTHON'
+  (cd "$work" && PYTHONPATH="$work/site" "$py" - "$work/site" <<'PYTHON'
 import sys
 from importlib.metadata import version
 from pathlib import Path
