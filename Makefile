@@ -32,7 +32,7 @@ help: ## list the targets
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo "make: '$(PYTHON)' is \
-	$$($(PYTHON) --version 2>&1 || echo not there). Python 3.10 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$$($(PYTHON) --version 2>&1). Python 3.10 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 
 # torch first and alone: what follows then finds it and never asks an index for the CUDA build.
