@@ -103,7 +103,7 @@ class WalkerVecEnv(TensorVecEnv):
             "max_episode_length": max_episode_length,
             "decimation": decimation,
         }
-        check_options(counts, rsi_prob, render_mode, render_backend)
+        check_options(counts, rsi_prob, action_scale, render_mode, render_backend)
         self.domain_randomization = randomization(domain_randomization)
         self.library = motion_library(motion)
         self.rewards = WalkerRewards() if rewards is None else rewards
@@ -163,7 +163,8 @@ class WalkerVecEnv(TensorVecEnv):
         if seed is not None:
             self._reseed(seed)
         self._reset_rows(th.arange(self.num_envs))
-        return self._on_device(self._observe(_ALL))
+        obs = self._observe(_ALL)
+        return obs if self.device.type == "cpu" else task.move_together(obs, self.device)
 
     def step_tensor(self, actions: th.Tensor) -> TensorStep:
         """
@@ -204,19 +205,11 @@ class WalkerVecEnv(TensorVecEnv):
         if len(rows):
             self._reset_rows(rows)
             obs = task.splice(final_obs, rows, self._observe(rows))
-        log = self._to_device(terms.mean(dim=1)).unbind()
         names = [f"reward/{name}" for name in task.REWARD_NAMES]
-        return TensorStep(
-            obs=self._on_device(obs),
-            rewards=self._to_device(rewards),
-            terminated=self._to_device(terminated),
-            truncated=self._to_device(truncated),
-            final_obs=self._on_device(final_obs),
-            extras={
-                "amp_valid": self._to_device(amp_valid),
-                "log": dict(zip(names, log, strict=True)),
-            },
-        )
+        log = dict(zip(names, terms.mean(dim=1).unbind(), strict=True))
+        extras = {"amp_valid": amp_valid, "log": log}
+        step = TensorStep(obs, rewards, terminated, truncated, final_obs, extras)
+        return step if self.device.type == "cpu" else task.step_to(step, self.device)
 
     def _push(self) -> None:
         """Kick some robots: a random change of the forward velocity at random times."""
@@ -401,13 +394,7 @@ class WalkerVecEnv(TensorVecEnv):
             "episode_lengths": self.episode_length_buf,
         }
 
-    # ------------------------------------------------------- device, images, end
-
-    def _to_device(self, values: th.Tensor) -> th.Tensor:
-        return values.to(self.device)
-
-    def _on_device(self, groups: TensorDict) -> TensorDict:
-        return {name: self._to_device(values) for name, values in groups.items()}
+    # ------------------------------------------------------- images, end
 
     def render_images(self, indices: Sequence[int]) -> Sequence[npt.NDArray[np.uint8] | None]:
         """

@@ -46,9 +46,18 @@ class WalkerOptions(TypedDict, total=False):
 
 
 def check_options(
-    counts: dict[str, int], rsi_prob: float, render_mode: str | None, render_backend: str
+    counts: dict[str, int],
+    rsi_prob: float,
+    action_scale: Sequence[float],
+    render_mode: str | None,
+    render_backend: str,
 ) -> None:
     """Refuse arguments out of bounds."""
+    if len(action_scale) != 3 or not all(0.0 < scale < math.inf for scale in action_scale):
+        raise StrlValueError(
+            f"WalkerVecEnv: action_scale is {action_scale}. Expected three numbers > 0, for hip, "
+            "knee and ankle."
+        )
     for name, count in counts.items():
         if count < 1:
             raise StrlValueError(f"WalkerVecEnv: {name} is {count}. Expected at least 1.")

@@ -26,6 +26,7 @@ _LINE: Colour = (150, 155, 163)
 _TEXT: Colour = (60, 64, 72)
 _SKIN: Colour = (226, 184, 152)
 _SUPERSAMPLING = 3  # PIL draws without antialiasing
+_VISIBLE_HEIGHT = 2.2  # m from the lower to the upper edge
 _TICK = 0.5  # m between two marks on the ground
 _UPPER_ARM, _FOREARM = 0.30, 0.27
 
@@ -117,7 +118,7 @@ def draw_poses(
     if centre is None:
         centre = float(pos[:, 0].min() + pos[:, 0].max()) / 2 if len(pos) else 0.0
     width, height = (side * _SUPERSAMPLING for side in size)
-    camera = Camera(centre, scale=height / 2.2, ground=height * 0.88, width=width)
+    camera = Camera(centre, scale=height / _VISIBLE_HEIGHT, ground=height * 0.88, width=width)
     image = Image.new("RGB", (width, height), _SKY)
     draw = ImageDraw.Draw(image)
     _draw_ground(draw, camera, height)
@@ -139,7 +140,7 @@ def draw_film_strip(
     size: tuple[int, int] = (960, 240),
     color: Colour = BLUE,
     label: str = "",
-    spacing: float = 0.75,
+    spacing: float | None = None,
 ) -> Picture:
     """
     Draw the poses of a motion side by side, evenly spaced whatever the distance covered.
@@ -150,10 +151,13 @@ def draw_film_strip(
     :param size: width and height, pixels
     :param color: of the body
     :param label: text in the upper left corner
-    :param spacing: between two poses, m
+    :param spacing: between two poses, m; None fills the picture
     :return: ``(height, width, 3)``
     """
     pos = np.array(root_pos, dtype=np.float64).reshape(-1, 2)
+    if spacing is None:
+        visible = size[0] / size[1] * _VISIBLE_HEIGHT
+        spacing = visible / max(1, len(pos))
     pos[:, 0] = np.arange(len(pos)) * spacing
     return draw_poses(pos, root_pitch, joint_pos, size=size, color=color, label=label)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch as th
 
 from sb3_strl.common.errors import StrlValueError
-from sb3_strl.common.types import TensorDict
+from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs.walker_kinematics import JOINT_NAMES
 
 # Columns of the physics state: time, x, z, pitch, joints, and their velocities.
@@ -197,3 +197,51 @@ def splice(groups: TensorDict, rows: th.Tensor, fresh: TensorDict) -> TensorDict
     :param fresh: ``(n, ...)`` by name
     """
     return {name: values.index_copy(0, rows, fresh[name]) for name, values in groups.items()}
+
+
+def move_together(tensors: TensorDict, device: th.device) -> TensorDict:
+    """
+    Copy tensors to another device in one transfer; bools stay bools, the rest becomes float32.
+
+    :param tensors: by name
+    :param device: where to
+    """
+    flat = th.cat([values.to(th.float32).flatten() for values in tensors.values()]).to(device)
+    parts = flat.split([values.numel() for values in tensors.values()])
+    moved: TensorDict = {}
+    for (name, values), part in zip(tensors.items(), parts, strict=True):
+        shaped = part.view(values.shape)
+        moved[name] = shaped.bool() if values.dtype == th.bool else shaped
+    return moved
+
+
+def step_to(step: TensorStep, device: th.device) -> TensorStep:
+    """
+    Copy a step of the walker to another device in one transfer.
+
+    :param step: with ``amp_valid`` and ``log`` as the only extras
+    :param device: where to
+    """
+    extras, final_obs = step.extras, step.final_obs
+    assert final_obs is not None
+    tensors = {f"obs/{name}": values for name, values in step.obs.items()}
+    if final_obs is not step.obs:
+        tensors.update({f"final/{name}": values for name, values in final_obs.items()})
+    tensors.update({f"log/{name}": values for name, values in extras["log"].items()})
+    tensors["rewards"], tensors["amp_valid"] = step.rewards, extras["amp_valid"]
+    tensors["terminated"], tensors["truncated"] = step.terminated, step.truncated
+    moved = move_together(tensors, device)
+    obs = {name: moved[f"obs/{name}"] for name in step.obs}
+    return TensorStep(
+        obs=obs,
+        rewards=moved["rewards"],
+        terminated=moved["terminated"],
+        truncated=moved["truncated"],
+        final_obs=obs
+        if final_obs is step.obs
+        else {name: moved[f"final/{name}"] for name in final_obs},
+        extras={
+            "amp_valid": moved["amp_valid"],
+            "log": {name: moved[f"log/{name}"] for name in extras["log"]},
+        },
+    )
