@@ -45,7 +45,8 @@ class TensorVecEnv(VecEnv):
     Attributes a simulator may set: ``max_episode_length``, steps until an episode is cut;
     ``obs_segments``, ``{group: {segment: shape}}``, ordered names of the parts of vector groups;
     ``feature_names``, ``{group: names}``, names of the F features of each frame of ``ref_obs`` and
-    ``ref_motion``; ``episode_length_buf``, ``(n_envs,)``, int64, steps since the last reset.
+    ``ref_motion``; ``episode_length_buf``, ``(n_envs,)``, int64, steps since the last reset;
+    ``metadata``, before the constructor of this class is called, e.g. ``{"render_fps": 50}``.
 
     :param num_envs: number of environments
     :param observation_space: a flat Dict of observation groups, or a single space, which the tensor
@@ -62,6 +63,8 @@ class TensorVecEnv(VecEnv):
     obs_segments: dict[str, dict[str, tuple[int, ...]]] | None = None
     feature_names: dict[str, list[str]] | None = None
     episode_length_buf: th.Tensor | None = None
+    metadata: dict[str, Any] = {}
+    render_mode: str | None = None
 
     def __init__(
         self,
@@ -77,12 +80,15 @@ class TensorVecEnv(VecEnv):
             )
         check_spaces(type(self).__name__, observation_space, action_space)
         self.device = th.device(device)
-        self.render_mode = render_mode  # SB3's constructor asks for it through get_attr
+        if render_mode is not None:
+            self.render_mode = render_mode  # SB3's constructor asks for it through get_attr
+        metadata = self.metadata
         self._actions: th.Tensor | None = None
         self._returns = np.zeros(num_envs, dtype=np.float32)
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._t_start = time.time()
         VecEnv.__init__(self, num_envs, observation_space, action_space)
+        self.metadata = {**self.metadata, **metadata}  # SB3's constructor knows the modes only
 
     # ------------------------------------------------------------------ tensor face
 
