@@ -196,7 +196,6 @@ class WalkerVecEnv(TensorVecEnv):
         rewards = terms.sum(dim=0) + 0.0 * self._state.sum(dim=1)
         self._advance_episode()
         terminated = task.has_fallen(self._state, self.min_height, self.max_pitch)
-        terminated |= rewards.isnan()
         truncated = self.episode_length_buf >= self.max_episode_length
         amp_valid = self._frames_seen >= self.n_frames
         final_obs = self._observe(_ALL)

@@ -214,9 +214,10 @@ class WalkerPhysics:
             sensordata=self._sensors,
             chunk_size=self._chunk,
         )
+        single = self._decimation == 1
+        before = self.state[:, VEL] if single else self._states[:, -2, VEL]
+        np.subtract(self._states[:, -1, VEL], before, out=self.warmstart)
         self.state[:] = self._states[:, -1]
-        before = self._states[:, -2, VEL] if self._decimation > 1 else self.state[:, VEL]
-        np.subtract(self.state[:, VEL], before, out=self.warmstart)
         self.warmstart /= self.pool.timestep
         # max() propagates NaN and the comparison is false for it.
         broken = ~(np.abs(self.state).max(axis=1) < _BROKEN)

@@ -183,6 +183,21 @@ def test_reference_state_initialisation_starts_in_the_clip() -> None:
     assert len(env._clip_times.unique()) > 16
 
 
+def test_reference_in_the_ground_is_lifted_with_its_past() -> None:
+    clip = Motion.load(MOTIONS / "walk.npz")
+    fields = {**clip.fields, "root_pos": clip.fields["root_pos"] - np.array([0.0, 0.04])}
+    low = Motion("low", fields, clip.fps, clip.loop, clip.columns)
+    env = make(8, motion=low, rsi_prob=1.0)
+    obs = env.reset_tensor()
+    state = env.physics.state
+    np.testing.assert_allclose(
+        sole_height(state[:, 1:3], state[:, 3], state[:, 4:10]), 0.0, atol=1e-6
+    )
+    lift = (obs["ref_obs"] - obs["ref_motion"])[:, :, 0]
+    assert (lift > 0.01).all()
+    th.testing.assert_close(lift[:, 0], lift[:, 1], atol=1e-5, rtol=0.0)
+
+
 def test_standing_start_is_on_the_ground_and_at_rest() -> None:
     env = make(16, rsi_prob=0.0)
     obs = env.reset_tensor()
@@ -373,6 +388,9 @@ def test_state_continues_bit_for_bit_in_a_new_environment(n_envs: int) -> None:
         assert th.equal(step.extras["amp_valid"], wanted.extras["amp_valid"])
         for name in GROUPS:
             assert th.equal(step.obs[name], wanted.obs[name])
+    # Warm starts show in the last bits of float64 only.
+    np.testing.assert_array_equal(other.physics.state, env.physics.state)
+    np.testing.assert_array_equal(other.physics.warmstart, env.physics.warmstart)
     assert n_done > 0  # resets, which draw random numbers, are part of what continues
 
 
@@ -554,3 +572,4 @@ def test_numpy_face_of_stable_baselines3() -> None:
     assert all(info["TimeLimit.truncated"] for info in infos)
     assert infos[0]["terminal_observation"]["policy"].shape == (22,)
     assert infos[1]["episode"]["l"] == 4
+    assert env.metadata["render_fps"] == 50

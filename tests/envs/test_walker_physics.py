@@ -128,7 +128,28 @@ def test_a_step_depends_on_state_and_warm_start_only() -> None:
     physics.step(NOMINAL[None])
     other.step(NOMINAL[None])
     np.testing.assert_array_equal(physics.state, other.state)
-    assert np.abs(physics.warmstart).max() > 0.0
+
+
+def test_warm_start_is_the_last_acceleration_and_only_saves_time() -> None:
+    fine, warm, cold = (WalkerPhysics(1, n, n_threads=0, n_models=1) for n in (1, 4, 4))
+    for physics in (fine, warm, cold):
+        physics.state[:] = standing().state
+    for _ in range(3):
+        fine.step(NOMINAL[None] + 0.3)
+    before = fine.state[0, VEL].copy()
+    fine.step(NOMINAL[None] + 0.3)
+    warm.step(NOMINAL[None] + 0.3)
+    np.testing.assert_allclose(warm.state, fine.state, atol=1e-9)
+    np.testing.assert_allclose(warm.warmstart[0], (fine.state[0, VEL] - before) / 0.005, atol=1e-6)
+    cold.state[:] = warm.state
+    differences = []
+    for i in range(40):
+        target = NOMINAL[None] + 0.4 * np.sin(0.5 * i)
+        cold.state[:], cold.warmstart[:] = warm.state, 0.0
+        warm.step(target)
+        cold.step(target)
+        differences.append(np.abs(warm.state - cold.state).max())
+    assert 0.0 < max(differences) < 1e-6  # it is used, and the solver converges without it
 
 
 def test_pool_changes_the_models_and_nothing_else() -> None:
