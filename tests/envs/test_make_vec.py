@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -204,7 +205,9 @@ def test_entry_points_make_tensor_environments() -> None:
 
 def test_gymnasium_learns_our_ids() -> None:
     register_gym_ids()
-    register_gym_ids()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        register_gym_ids()
     assert gym.spec("sb3_strl/Walker-v0").entry_point == "sb3_strl.envs.walker_env:WalkerEnv"
 
 

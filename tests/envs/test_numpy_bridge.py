@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -155,6 +156,29 @@ def test_nothing_shares_memory() -> None:
     assert first.final_obs["policy"].tolist() == [[3, 0, 1]]
 
 
+@pytest.mark.parametrize("kind", ["plain", "dict"])
+def test_the_environments_own_arrays_are_left_alone(kind: str) -> None:
+    class Sharing(DummyVecEnv):
+        def _obs_from_buf(self) -> Any:
+            return self.buf_obs if kind == "dict" else self.buf_obs[None]
+
+    venv = Sharing([lambda: Monitor(Counter(0, kind))])
+    env = NumpyBridge(venv)
+    env.reset_tensor()
+    for _ in range(3):
+        step = env.step_tensor(zeros(1))
+    key = "policy" if kind == "dict" else None
+    assert step.final_obs["policy"].tolist() == [[0, 0, 3]]
+    assert venv.buf_obs[key].tolist() == [[0, 1, 0]]
+
+
+def test_reset_infos_are_those_of_the_wrapped_one() -> None:
+    env = NumpyBridge(counters())
+    env.venv.envs[0].reset = lambda **_: (np.zeros(3), {"hint": 1})
+    env.reset()
+    assert env.reset_infos == [{"hint": 1}, {}]
+
+
 def test_the_numpy_face_is_the_wrapped_one() -> None:
     env, other = NumpyBridge(counters(3)), counters(3)
     np.testing.assert_array_equal(env.reset(), other.reset())
@@ -211,7 +235,7 @@ def test_normalising_style_features_is_refused() -> None:
     with pytest.raises(StrlValueError, match=r"normalises \['ref_obs'\]"):
         NumpyBridge(VecMonitor(VecNormalize(PointMass(2), norm_obs_keys=["policy", "ref_obs"])))
     NumpyBridge(VecNormalize(PointMass(2), norm_obs_keys=["policy"]))
-    NumpyBridge(VecNormalize(PointMass(2), norm_obs=False))
+    NumpyBridge(VecNormalize(PointMass(2), norm_obs=False, norm_obs_keys=["ref_obs"]))
 
 
 def test_missing_terminal_observations_are_reported_once() -> None:
@@ -228,8 +252,10 @@ def test_missing_terminal_observations_are_reported_once() -> None:
     env.step_tensor(zeros(1))
     with pytest.warns(UserWarning, match="without 'terminal_observation'"):
         assert env.step_tensor(zeros(1)).final_obs is None
-    for _ in range(3):
-        step = env.step_tensor(zeros(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            step = env.step_tensor(zeros(1))
     assert step.final_obs is None
 
 

@@ -1,11 +1,5 @@
 from __future__ import annotations
 
-import copy
-import importlib.util
-import pickle
-import sys
-import types
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,25 +7,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3 import PPO
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import (
-    VecExtractDictObs,
-    VecFrameStack,
-    VecMonitor,
-    VecNormalize,
-    VecVideoRecorder,
-)
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.types import TensorDict, TensorStep
-from sb3_strl.envs import LazyArray, LazyInfos, TensorVecEnv
+from sb3_strl.envs import TensorVecEnv
 from tests.envs.toy import Balance, CounterEnv, DiscreteToy, ImageToy, PointMass, box
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The environment is already wrapped with a `Monitor`"
-)
 
 TOYS = {
     "point": lambda **kw: PointMass(5, max_episode_length=4, termination_prob=0.1, **kw),
@@ -212,196 +193,6 @@ def test_without_final_obs_nothing_is_invented() -> None:
     assert infos[0]["TimeLimit.truncated"] is True
 
 
-# ---------------------------------------------------------------------- lazy things
-
-
-def lazy_infos(n_done: int = 2) -> LazyInfos:
-    dones = th.arange(4) < n_done
-    obs = {"policy": th.arange(8.0).view(4, 2)}
-    step = TensorStep(obs, th.ones(4), dones, th.zeros(4, dtype=th.bool), obs, {})
-    return LazyInfos(step, box(2), th.arange(4.0), th.arange(4), seconds=1.5)
-
-
-def test_lazy_infos_behave_as_a_list() -> None:
-    infos = lazy_infos()
-    assert len(infos) == 4
-    assert infos[-1] == {}
-    assert [len(info) for info in infos] == [3, 3, 0, 0]
-    assert isinstance(infos[:], list)
-    assert len(infos[1:3]) == 2
-    assert infos[1:2][0] is infos[1]
-    assert infos[np.int64(1)]["episode"] == {"r": 1.0, "l": 1, "t": 1.5}
-    with pytest.raises(IndexError, match=r"index 4 is out of range. There are 4"):
-        infos[4]
-    with pytest.raises(IndexError, match="index -5"):
-        infos[-5]
-    assert repr(infos) == "LazyInfos(4 environments)"
-
-
-def test_lazy_infos_keep_what_is_written() -> None:
-    infos = lazy_infos()
-    infos[0]["terminal_observation"] = "mine"
-    infos[2] = {"a": 1}
-    assert infos[0]["terminal_observation"] == "mine"
-    assert list(infos)[2] == {"a": 1}
-    assert infos[1]["terminal_observation"].tolist() == [2.0, 3.0]
-
-
-def test_lazy_infos_have_separate_arrays() -> None:
-    infos = lazy_infos()
-    infos[0]["terminal_observation"][:] = -1.0
-    assert infos[1]["terminal_observation"].tolist() == [2.0, 3.0]
-    other = lazy_infos()
-    assert other[0]["terminal_observation"].tolist() == [0.0, 1.0]
-
-
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_lazy_things_can_be_copied(copier: Any) -> None:
-    assert copier(lazy_infos())[1]["episode"]["r"] == 1.0
-    assert copier(LazyArray(th.arange(3)))[2] == 2
-
-
-def test_lazy_infos_build_no_dict_before_they_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[int] = []
-    build = LazyInfos._build
-    monkeypatch.setattr(LazyInfos, "_build", lambda self, i: built.append(i) or build(self, i))
-    env = CounterEnv(3)
-    env.reset()
-    for _ in range(5):
-        _, _, _, infos = env.step(np.zeros((3, 1)))
-    assert not built
-    assert infos[2]
-    assert infos[2]
-    assert built == [2]
-
-
-def test_lazy_arrays_are_read_as_arrays() -> None:
-    tensor = th.tensor([True, False, True])
-    dones = LazyArray(tensor)
-    assert np.sum(dones).item() == 2  # what StopTrainingOnMaxEpisodes does
-    assert len(dones) == 3
-    assert dones[0]
-    assert list(dones) == [True, False, True]
-    assert dones.any()
-    assert dones.shape == (3,)
-    assert (~dones).tolist() == [False, True, False]
-    assert (dones & [True, True, False]).tolist() == [True, False, False]
-    assert (2 * LazyArray(th.ones(2))).tolist() == [2, 2]
-    assert np.array(dones, dtype=np.int8).tolist() == [1, 0, 1]
-    assert "True, False" in repr(dones)
-    with pytest.raises(AttributeError):
-        _ = dones._missing
-
-
-def test_lazy_arrays_are_transferred_once_and_are_copies() -> None:
-    tensor = th.ones(2)
-    lazy = LazyArray(tensor, np.float64)
-    assert lazy[0] == 1.0
-    tensor.zero_()
-    assert lazy[0] == 1.0
-    assert lazy.dtype == np.float64
-    copied = np.array(lazy)
-    copied[:] = 5.0
-    assert lazy[0] == 1.0
-
-
-def test_lazy_obs_follow_the_space() -> None:
-    plain, groups = CounterEnv(2, plain=True), CounterEnv(2)
-    obs = groups.reset_tensor()
-    assert isinstance(plain.lazy_obs(obs), LazyArray)
-    assert np.asarray(groups.lazy_obs(obs)["policy"]).tolist() == [[0, 0, 0], [1, 0, 0]]
-
-
-def test_infos_of_a_numpy_step_are_used_as_they_are() -> None:
-    env = CounterEnv(2)
-    step = env.step_tensor(th.zeros(2, 1))._replace(extras={"infos": [{"a": 1}, {}]})
-    assert env.lazy_infos(step) == [{"a": 1}, {}]
-
-
-# ---------------------------------------------------------------------- SB3 on top
-
-
-def test_returns_and_lengths_are_those_of_vec_monitor() -> None:
-    env = PointMass(4, max_episode_length=7, termination_prob=0.1)
-    wrapped = VecMonitor(PointMass(4, max_episode_length=7, termination_prob=0.1))
-    env.seed(1), wrapped.seed(1)
-    env.reset(), wrapped.reset()
-    n_episodes = 0
-    for t in range(40):
-        actions = sample(env, t)
-        mine, theirs = env.step(actions)[3], wrapped.step(actions)[3]
-        for a, b in zip(mine, theirs, strict=True):
-            assert ("episode" in a) == ("episode" in b)
-            if "episode" in a:
-                n_episodes += 1
-                assert a["episode"]["r"] == b["episode"]["r"]
-                assert a["episode"]["l"] == b["episode"]["l"]
-                assert "terminal_observation" in b
-    assert n_episodes > 20
-
-
-def test_vec_normalize_normalises_terminal_observations() -> None:
-    env = VecNormalize(CounterEnv(2, plain=True))
-    env.reset()
-    for _ in range(3):
-        _, _, dones, infos = env.step(np.zeros((2, 1)))
-    assert dones.tolist() == [True, False]
-    raw = np.array([0.0, 0.0, 3.0], np.float32)
-    np.testing.assert_allclose(infos[0]["terminal_observation"], env.normalize_obs(raw))
-    assert not np.allclose(infos[0]["terminal_observation"], raw)
-
-
-def test_frame_stack_and_extraction_see_terminal_observations() -> None:
-    env = VecFrameStack(VecExtractDictObs(CounterEnv(2), "policy"), 2)
-    env.reset()
-    for _ in range(3):
-        _, _, _, infos = env.step(np.zeros((2, 1)))
-    assert infos[0]["terminal_observation"].tolist() == [0, 0, 2, 0, 0, 3]
-
-
-def test_evaluate_policy_uses_our_episodes() -> None:
-    class Idle:
-        def predict(self, obs: Any, state: Any = None, **_: Any) -> tuple[np.ndarray, None]:
-            return np.zeros((len(obs), 1), np.float32), None
-
-    env = CounterEnv(2, plain=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        returns, lengths = evaluate_policy(
-            Idle(), env, n_eval_episodes=4, return_episode_rewards=True
-        )
-    assert sorted(lengths) == [3, 3, 4, 4]
-    assert sorted(returns) == pytest.approx([0.06, 0.06, 4.10, 4.10])
-
-
-@pytest.mark.integration
-def test_sb3_ppo_trains_on_it() -> None:
-    env = Balance(8)
-    model = PPO("MlpPolicy", env, n_steps=32, batch_size=64, n_epochs=2, device="cpu", seed=0)
-    model.learn(1024)
-    assert model.get_env() is env
-    assert len(model.ep_info_buffer) > 8
-    assert all(info["l"] >= 1 for info in model.ep_info_buffer)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", ["point", "image", "discrete", "multi_binary"])
-def test_sb3_ppo_takes_every_space(name: str) -> None:
-    env = TOYS[name]()
-    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-    PPO(policy, env, n_steps=8, batch_size=8, n_epochs=1, device="cpu").learn(16)
-
-
-@pytest.mark.integration
-def test_sb3_ppo_bootstraps_time_outs() -> None:
-    """Reward 1 for ever, cut after 5 steps: values exceed 5 only if time-outs are bootstrapped."""
-    env = VecMonitor(Balance(4, max_episode_length=5))
-    model = PPO("MlpPolicy", env, n_steps=8, batch_size=32, gamma=0.5, device="cpu")
-    model.policy.predict_values = lambda obs: th.full((len(obs), 1), 100.0)  # type: ignore[method-assign]
-    model.learn(32)
-    assert model.rollout_buffer.rewards.max() == pytest.approx(51.0)
-
-
 # ---------------------------------------------------------------------- the rest of the face
 
 
@@ -442,6 +233,19 @@ def test_reset_starts_episodes_anew() -> None:
     for _ in range(3):
         _, _, _, infos = env.step(np.zeros((1, 1)))
     assert infos[0]["episode"]["l"] == 3
+    assert infos[0]["episode"]["r"] == pytest.approx(0.06)
+
+
+def test_requests_do_not_outlive_a_reset_that_ignores_them() -> None:
+    class Deaf(Recycling):
+        def reset_tensor(self) -> TensorDict:
+            return {"policy": self.count}
+
+    env = Deaf()
+    env.seed(5)
+    env.set_options({"height": 2})
+    env.reset()
+    assert env.take_reset_request() == (None, [{}, {}])
 
 
 def test_attributes_and_methods() -> None:
@@ -456,7 +260,7 @@ def test_attributes_and_methods() -> None:
     assert len(env.env_method("expert", indices=[0, 1])) == 2
     assert not env.has_attr("nothing")
     with pytest.raises(StrlValueError, match=r"set_attr\('speed'\) for some environments only"):
-        env.set_attr("speed", 0.1, indices=[0])
+        env.set_attr("speed", 0.1, indices=[0, 2, -1])
     with pytest.raises(StrlValueError, match=r"there is no environment 3. Expected indices from 0"):
         env.get_attr("speed", 3)
 
@@ -515,22 +319,6 @@ def test_metadata_of_the_simulator_survive() -> None:
         "render_fps": 25,
         "render_modes": ["human", "rgb_array"],
     }
-
-
-def test_video_recorder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    if importlib.util.find_spec("moviepy") is None:  # the frames are ours, the film is not
-        monkeypatch.setitem(sys.modules, "moviepy", types.ModuleType("moviepy"))
-    monkeypatch.setattr(VecVideoRecorder, "_stop_recording", lambda self: None)
-    env = VecVideoRecorder(
-        CounterEnv(2, render_mode="rgb_array"), str(tmp_path), lambda step: step == 0, 3
-    )
-    env.reset()
-    for _ in range(2):
-        env.step(np.zeros((2, 1)))
-    assert [int(frame.max()) for frame in env.recorded_frames] == [0, 1, 2]
-    assert env.recorded_frames[0].shape == (32, 16, 3)
-    env.recorded_frames = []
-    env.recording = False
 
 
 # ---------------------------------------------------------------------- refusals
