@@ -7,6 +7,7 @@ import torch as th
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlKeyError, StrlValueError
 from tests.envs.toy import PointMass
+from tests.host_sync import no_host_sync
 
 
 def flags(*values: int) -> th.Tensor:
@@ -89,6 +90,14 @@ def test_numbers_are_those_of_the_numpy_face() -> None:
     for mine, theirs in zip(got, expected, strict=True):
         assert mine["l"] == theirs["l"]
         np.testing.assert_allclose(mine["r"], theirs["r"], rtol=1e-6)
+
+
+def test_no_step_waits_for_the_device() -> None:
+    stats = EpisodeStats(2, n_steps=2)
+    with no_host_sync():
+        for _ in range(5):
+            stats.update(th.ones(2), flags(0, 1))
+        _ = stats.last_returns, stats.last_lengths
 
 
 def test_state_continues_in_mid_rollout() -> None:

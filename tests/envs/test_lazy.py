@@ -10,7 +10,8 @@ import torch as th
 
 from sb3_strl.common.types import TensorStep
 from sb3_strl.envs import LazyArray, LazyInfos
-from tests.envs.toy import CounterEnv, box
+from tests.envs.toy import CounterEnv, PointMass, box
+from tests.host_sync import no_host_sync
 
 
 def lazy_infos(n_done: int = 2) -> LazyInfos:
@@ -123,3 +124,17 @@ def test_infos_of_a_numpy_step_are_used_as_they_are() -> None:
     env = CounterEnv(2)
     step = env.step_tensor(th.zeros(2, 1))._replace(extras={"infos": [{"a": 1}, {}]})
     assert env.lazy_infos(step) == [{"a": 1}, {}]
+
+
+def test_a_step_that_nobody_reads_waits_for_nothing() -> None:
+    env = PointMass(3, termination_prob=0.3)
+    with no_host_sync():
+        env.lazy_obs(env.reset_tensor())
+        for _ in range(5):
+            step = env.step_tensor(th.zeros(3, 2))
+            env.lazy_obs(step.obs)
+            infos = env.lazy_infos(step, step.rewards, step.rewards)
+            dones = LazyArray(step.terminated | step.truncated)
+    with pytest.raises(AssertionError, match="waits for the device"), no_host_sync():
+        _ = infos[0]
+    assert len(dones) == 3

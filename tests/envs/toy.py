@@ -111,9 +111,7 @@ class ToyVecEnv(TensorVecEnv):
 def put(target: th.Tensor, mask: th.Tensor, value: th.Tensor | float) -> None:
     """Write ``value`` into the rows of ``target`` that ``mask`` names, without a host sync."""
     mask = mask.view(-1, *[1] * (target.ndim - 1))
-    target.copy_(
-        th.where(mask, th.as_tensor(value, dtype=target.dtype, device=target.device), target)
-    )
+    target.copy_(th.where(mask, value, target))
 
 
 class PointMass(ToyVecEnv):
