@@ -1,0 +1,253 @@
+"""What every algorithm owes to Stable-Baselines3: environments, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_strl.algorithms.training_state import RandomState, ResumePoint, TrainingState
+from sb3_strl.common.episode_stats import EpisodeStats
+from sb3_strl.common.errors import StrlValueError, suggest
+from sb3_strl.common.types import TensorDict
+from sb3_strl.envs import TensorVecEnv, as_tensor_env
+from sb3_strl.policies.actor_critic import StrlPolicy
+
+
+class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
+    """
+    SB3's on-policy algorithm with observations that stay tensors, exact resuming and atomic saving.
+
+    Subclasses own the networks, the loop and the update; this class only adapts SB3's interface.
+    """
+
+    policy: StrlPolicy
+    training_state: TrainingState
+    generator: th.Generator
+    episode_stats: EpisodeStats
+    n_iterations: int
+
+    # ------------------------------------------------------------------ construction
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        known = self.policy_aliases
+        if policy_name not in known:
+            raise StrlValueError(
+                f"{type(self).__name__}: unknown policy '{policy_name}'.{suggest(policy_name, known)} "
+                f"Known policies: {sorted(known)}."
+            )
+        return known[policy_name]
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if isinstance(env, TensorVecEnv):
+            return env
+        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
+        """Say nothing: with a simulator on the GPU a small network belongs there too."""
+
+    def _setup_runtime(self) -> None:
+        """Create what lives as long as this object and is not a hyperparameter."""
+        self.generator = th.Generator(device=self.device)
+        self.generator.manual_seed(self.seed if self.seed is not None else th.initial_seed() % 2**63)
+        self.tensor_env = None if self.env is None else as_tensor_env(self.env, self.device)
+        self.episode_stats = EpisodeStats(self.n_envs, device=self.device)
+        self.training_state = TrainingState(self._capture, self._keep_for_resume)
+        self._resume_point: ResumePoint | None = None
+        self._loaded_point: ResumePoint | None = None
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Replace the environment; see SB3."""
+        super().set_env(env, force_reset)
+        assert self.env is not None
+        self.tensor_env = as_tensor_env(self.env, self.device)
+
+    def _require_env(self) -> TensorVecEnv:
+        if self.tensor_env is None:
+            raise StrlValueError(
+                f"{type(self).__name__}: there is no environment to train on. Pass env= to the "
+                "constructor or to load(), or call set_env(env)."
+            )
+        return self.tensor_env
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(  # type: ignore[override]
+        self,
+        total_timesteps: int = 1_000_000,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Any:
+        """
+        Train; see SB3.
+
+        :param total_timesteps: environment steps, summed over all environments
+        :param callback: called at every step
+        :param log_interval: iterations between two log dumps, ``None`` for none
+        :param tb_log_name: name of the run, default the name of the class
+        :param reset_num_timesteps: start counting anew and reset the environment; ``False`` continues
+            exactly where the run, or the file it was loaded from, stopped
+        :param progress_bar: show a progress bar
+        :return: the algorithm
+        """
+        self._require_env()
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type]
+            tb_log_name or type(self).__name__,
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        point, self._loaded_point = self._loaded_point, None
+        if reset_num_timesteps:
+            self.n_iterations = 0
+            self._resume_point = None
+        elif point is not None:
+            self.num_timesteps = point.num_timesteps
+            self._last_obs = point.obs if self._restore_env(point) else None
+        fresh = reset_num_timesteps or self._last_obs is None
+        result = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        if fresh:
+            env = self._require_env()
+            self._last_obs = self._to_device(env.to_tensors(self._last_obs))  # type: ignore[assignment]
+            self._last_episode_starts = th.ones(self.n_envs, dtype=th.bool, device=self.device)  # type: ignore[assignment]
+            self.episode_stats.reset()
+        if not reset_num_timesteps and point is not None:
+            point.random.restore(self.generator)  # after SB3's reset, which may draw numbers
+            if not fresh:
+                self._last_episode_starts = point.episode_starts  # type: ignore[assignment]
+                self.episode_stats.load_state_dict(point.episode_stats)
+        return result
+
+    def _restore_env(self, point: ResumePoint) -> bool:
+        env = self._require_env()
+        if point.env_state is None or point.episode_starts.shape[0] != env.num_envs:
+            warnings.warn(
+                f"{type(self).__name__}: the file holds no state for this environment, so its episodes "
+                "start anew; everything else continues exactly.",
+                stacklevel=4,
+            )
+            return False
+        env.set_state(point.env_state)
+        return True
+
+    def _to_device(self, obs: TensorDict) -> TensorDict:
+        return {group: value.to(self.device) for group, value in obs.items()}
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _capture(self) -> ResumePoint | None:
+        """Return what the next rollout starts from, or ``None`` before the first one."""
+        if self._resume_point is not None:
+            return self._resume_point  # in mid-rollout: the run resumes at the rollout's start
+        if self._last_obs is None or self.tensor_env is None:
+            return self._loaded_point
+        state = self.tensor_env.get_state()
+        obs: TensorDict = self._last_obs  # type: ignore[assignment]
+        starts: th.Tensor = self._last_episode_starts  # type: ignore[assignment]
+        return ResumePoint(
+            num_timesteps=self.num_timesteps,
+            obs={key: value.clone() for key, value in obs.items()},
+            episode_starts=starts.clone(),
+            env_state=None if state is None else {key: value.clone() for key, value in state.items()},
+            episode_stats=self.episode_stats.state_dict(),
+            random=RandomState.capture(self.generator),
+        )
+
+    def _keep_for_resume(self, point: ResumePoint | None) -> None:
+        self._loaded_point = point
+
+    def _excluded_save_params(self) -> list[str]:
+        return [
+            *super()._excluded_save_params(),
+            "tensor_env",
+            "generator",
+            "episode_stats",
+            "_last_obs",
+            "_last_episode_starts",
+            "_last_original_obs",
+            "_resume_point",
+            "_loaded_point",
+        ]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer", "training_state"], []
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save everything that a run needs to continue; see SB3.
+
+        A file is written beside the target and moved over it, so that a crash or a full disk leaves
+        the previous file whole.
+
+        :param path: file name, ``.zip`` is added if there is no suffix; or a binary stream
+        :param exclude: attributes to leave out
+        :param include: attributes to keep although they are left out by default
+        :raises OSError: if the disk is full or the folder cannot be written
+        """
+        if not isinstance(path, (str, Path)):
+            super().save(path, exclude, include)
+            return
+        target = Path(path)
+        if target.suffix == "":
+            target = target.with_suffix(".zip")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w+b") as stream:
+                super().save(stream, exclude, include)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | Mapping[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """Load parameters in place; see SB3."""
+        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ for subclasses
+
+    @abstractmethod
+    def train(self) -> None:
+        """Update the policy on the rollout in the buffer."""
+

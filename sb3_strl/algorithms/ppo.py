@@ -1,0 +1,455 @@
+"""Proximal policy optimisation on tensors: the loop that every algorithm of the library shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
+from sb3_strl.algorithms.losses import surrogate_loss, value_loss
+from sb3_strl.algorithms.optim import FlatGradients, adapt_learning_rate
+from sb3_strl.algorithms.guard import check_rollout
+from sb3_strl.algorithms.rollout import RolloutCollector, normalize_advantages
+from sb3_strl.algorithms.settings import check_settings, make_lr_scheduler
+from sb3_strl.algorithms.statistics import UpdateStatistics
+from sb3_strl.buffers.rollout_buffer import RolloutBatch, RolloutBuffer
+from sb3_strl.common.errors import NonFiniteError
+from sb3_strl.common.tables import format_table
+from sb3_strl.common.types import TensorDict
+from sb3_strl.objectives.base import Context, Objective
+from sb3_strl.policies.aliases import POLICY_ALIASES
+from sb3_strl.policies.distributions import GaussianHead
+
+
+class PPO(TensorOnPolicyAlgorithm):
+    r"""
+    Proximal policy optimisation (Schulman et al. 2017, https://arxiv.org/abs/1707.06347).
+
+    .. math::
+        L = \underbrace{-\min(\hat A \rho, \hat A \, \mathrm{clip}(\rho, 1 \pm \epsilon))}_{surrogate}
+        + c_v L_V - c_e H(\pi) + \sum_i L_i
+
+    where :math:`L_i` are the losses of the objectives, none for PPO itself. Rollouts, advantages and
+    updates stay on ``device``; nothing is copied to the host inside a rollout or a minibatch.
+
+    :param policy: alias (see :mod:`sb3_strl.policies.aliases`) or class
+    :param env: a tensor environment, any SB3 ``VecEnv``, a Gymnasium environment or its id
+    :param learning_rate: float or schedule of the remaining progress; with ``schedule="adaptive"``
+        the rate to start from
+    :param n_steps: steps per environment and rollout
+    :param batch_size: samples per minibatch; default ``n_steps * n_envs / n_minibatches``
+    :param n_minibatches: minibatches per epoch, default 4; give this or ``batch_size``
+    :param n_epochs: passes over the rollout
+    :param gamma: discount
+    :param gae_lambda: bias-variance trade-off of the advantages
+    :param clip_range: :math:`\epsilon`, float or schedule; also of the value clip
+    :param clip_range_vf: SB3's form of the value clip instead of the max form
+    :param use_clipped_value_loss: clip the value loss in max form,
+        :math:`\max((V-R)^2, (V_c-R)^2)`
+    :param normalize_advantage: over the whole ``"rollout"``, every ``"minibatch"`` (also ``True``, as
+        in SB3) or not at all (``False``)
+    :param ent_coef: :math:`c_e`
+    :param vf_coef: :math:`c_v`; the value loss is not halved
+    :param max_grad_norm: bound on the global gradient norm
+    :param schedule: ``"fixed"``, or ``"adaptive"`` to steer the learning rate by ``desired_kl``
+    :param desired_kl: :math:`KL^*` of the adaptive schedule, ``None`` disables it
+    :param target_kl: stop the epochs when the approximate KL exceeds 1.5 times this, as in SB3; costs
+        one host transfer per minibatch
+    :param clip_min_std: floor of the action noise after every optimizer step, number or one per action
+        dimension
+    :param timeout_bootstrap: value of a time-out: of the true last observation (``"terminal"``), of
+        the observation before the step (``"last_value"``), none (``"none"``), or the best that the
+        environment allows (``"auto"``)
+    :param lr_scheduler_class: class in ``torch.optim.lr_scheduler`` or its name, stepped once per
+        update
+    :param lr_scheduler_kwargs: its arguments
+    :param rollout_buffer_class: default :class:`~sb3_strl.buffers.RolloutBuffer`
+    :param rollout_buffer_kwargs: its extra arguments
+    :param stats_window_size: episodes to average in the logs
+    :param tensorboard_log: folder of the TensorBoard logs
+    :param policy_kwargs: see :class:`~sb3_strl.policies.StrlPolicy`
+    :param verbose: 0 silent, 1 info, 2 debug
+    :param seed: seed of all generators
+    :param device: device of networks and buffers
+    :param _init_setup_model: build networks at construction
+    :raises StrlValueError: for settings that cannot work together
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = dict(POLICY_ALIASES)
+    rollout_buffer: RolloutBuffer
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-3,
+        n_steps: int = 24,
+        batch_size: int | None = None,
+        n_minibatches: int | None = None,
+        n_epochs: int = 5,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        use_clipped_value_loss: bool = True,
+        normalize_advantage: bool | Literal["rollout", "minibatch"] = "rollout",
+        ent_coef: float = 0.0,
+        vf_coef: float = 1.0,
+        max_grad_norm: float = 1.0,
+        schedule: Literal["fixed", "adaptive"] = "fixed",
+        desired_kl: float | None = 0.01,
+        target_kl: float | None = None,
+        clip_min_std: float | Sequence[float] = 1e-15,
+        timeout_bootstrap: Literal["auto", "terminal", "last_value", "none"] = "auto",
+        lr_scheduler_class: str | type[th.optim.lr_scheduler.LRScheduler] | None = None,
+        lr_scheduler_kwargs: Mapping[str, Any] | None = None,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            self._get_policy_from_name(policy) if isinstance(policy, str) else policy,  # type: ignore[arg-type]
+            env,  # type: ignore[arg-type]
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.batch_size = batch_size
+        self.n_minibatches = n_minibatches
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.use_clipped_value_loss = use_clipped_value_loss
+        self.normalize_advantage = normalize_advantage
+        self.schedule = schedule
+        self.desired_kl = desired_kl
+        self.target_kl = target_kl
+        self.clip_min_std = clip_min_std
+        self.timeout_bootstrap = timeout_bootstrap
+        self.lr_scheduler_class = lr_scheduler_class
+        self.lr_scheduler_kwargs = lr_scheduler_kwargs
+        self.env_obs_segments: Mapping[str, Any] | None = None
+        self.n_iterations = 0
+        if _init_setup_model:
+            self._setup_model()
+
+    # ------------------------------------------------------------------ construction
+
+    def _make_objectives(self) -> list[Objective]:
+        """Return the objectives that this algorithm declares."""
+        return []
+
+    def _setup_model(self) -> None:
+        check_settings(self)
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+        self._setup_runtime()
+        self.objectives = self._make_objectives()
+        self._setup_policy()
+        context = Context(
+            policy=self.policy,
+            env=self.tensor_env,
+            device=self.device,
+            generator=self.generator,
+            n_steps=self.n_steps,
+            n_envs=self.n_envs,
+            learning_rate=self.lr_schedule(1.0),
+        )
+        for objective in self.objectives:
+            objective.setup(context)
+        self._setup_buffer()
+        self.collector = RolloutCollector(self.policy, self.generator, self.timeout_bootstrap)
+        self.statistics = UpdateStatistics(self.device)
+
+    def _setup_policy(self) -> None:
+        kwargs: dict[str, Any] = dict(self.policy_kwargs)
+        if self.tensor_env is not None and self.tensor_env.obs_segments is not None:
+            self.env_obs_segments = self.tensor_env.obs_segments
+        if self.env_obs_segments is not None:
+            kwargs.setdefault("obs_segments", self.env_obs_segments)
+        for objective in self.objectives:
+            for key, value in objective.policy_kwargs().items():
+                kwargs.setdefault(key, value)
+        policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **kwargs
+        )
+        self.policy = policy.to(self.device)  # type: ignore[assignment]
+        group = self.policy.optimizer.param_groups[0]
+        if self.schedule == "adaptive":
+            # A tensor, so that the rate moves without asking the host.
+            group["lr"] = th.tensor(self.lr_schedule(1.0), device=self.device)
+        self.lr_scheduler = make_lr_scheduler(
+            self.lr_scheduler_class, self.lr_scheduler_kwargs, self.policy.optimizer
+        )
+        self.gradients = FlatGradients(self.policy.ppo_parameters())
+        self.min_std = th.as_tensor(self.clip_min_std, dtype=th.float32, device=self.device)
+
+    def _setup_buffer(self) -> None:
+        extra = {}
+        for objective in self.objectives:
+            extra.update(objective.buffer_fields())
+        buffer_class = self.rollout_buffer_class or RolloutBuffer
+        self.rollout_buffer = buffer_class(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            n_envs=self.n_envs,
+            **{  # type: ignore[arg-type]
+                "groups": self.policy.groups,
+                "dist_shapes": self.policy.action_head.param_shapes,
+                "extra_fields": extra,
+                **self.rollout_buffer_kwargs,
+            },
+        )
+
+    @property
+    def current_lr(self) -> float:
+        """Learning rate of the policy's optimizer as it is now."""
+        return float(self.policy.optimizer.param_groups[0]["lr"])
+
+    @property
+    def minibatch_size(self) -> int:
+        """Samples per minibatch."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return -(-self.n_steps * self.n_envs // (self.n_minibatches or 4))
+
+    def __str__(self) -> str:
+        objectives = [objective.describe() for objective in self.objectives]
+        return "\n\n".join(
+            [
+                f"{type(self).__name__}({type(self.policy).__name__}, n_envs={self.n_envs}, "
+                f"n_steps={self.n_steps}, device={self.device})",
+                format_table("objectives", ("name", "coefficient", "hooks"), objectives),
+                self.rollout_buffer.describe(),
+                self.policy.describe(),
+            ]
+        )
+
+    # ------------------------------------------------------------------ collecting
+
+    def collect_rollouts(  # type: ignore[override]
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """
+        Fill the buffer with one rollout; see SB3.
+
+        :return: whether the rollout is complete (``False``: a callback stopped it)
+        :raises NonFiniteError: if the environment produced NaN or infinity
+        """
+        tensor_env = self._require_env()
+        self.policy.set_training_mode(False)
+        self._resume_point = None
+        self._resume_point = self._capture()
+        collector = self.collector
+        collector.start(rollout_buffer, tensor_env)
+        callback.on_rollout_start()
+        n_steps = 0
+        obs_tensor: Any = self._last_obs
+        while n_steps < n_rollout_steps:
+            actions, clipped_actions = collector.act(obs_tensor, self._last_episode_starts)
+            result = collector.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+            for objective in self.objectives:
+                objective.on_step(collector.as_step(actions, result), rollout_buffer)
+            new_obs, rewards, dones, infos = collector.lazy_locals(result)
+            obs_tensor = self._last_obs = result.obs  # type: ignore[assignment]
+            self._last_episode_starts = collector.dones  # type: ignore[assignment]
+            n_steps += 1
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            collector.read_infos(infos, self)
+        self._finish_rollout(obs_tensor)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _finish_rollout(self, last_obs: TensorDict) -> None:
+        """Check, value, shape and bootstrap the rollout, then compute its advantages."""
+        buffer, collector = self.rollout_buffer, self.collector
+        check_rollout(self, last_obs)
+        collector.read_episodes(self)
+        last_values = collector.value(last_obs)
+        terms = [objective.reward_term(buffer) for objective in self.objectives]
+        collector.shape_rewards([term for term in terms if term is not None])
+        collector.bootstrap(self.gamma)
+        buffer.compute_returns_and_advantage(last_values)
+        if self.normalize_advantage == "rollout":
+            normalize_advantages(buffer["advantages"])
+        for key, value in collector.log_means().items():
+            self.logger.record(key, value)
+
+    # ------------------------------------------------------------------ updating
+
+    def train(self) -> None:
+        """
+        Update the policy on the rollout in the buffer.
+
+        :raises NonFiniteError: if the losses are not finite
+        """
+        self.policy.set_training_mode(True)
+        buffer = self.rollout_buffer
+        self._set_learning_rate()
+        progress = self._current_progress_remaining
+        self._clip: float = self.clip_range(progress)  # type: ignore[operator]
+        self._clip_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
+        self.gradients.bind()
+        self.statistics.reset()
+        for objective in self.objectives:
+            objective.start_update(buffer)
+        self._steps_taken = 0
+        for _ in range(self.n_epochs):
+            completed = self._train_epoch(buffer)
+            self._n_updates += 1
+            if not completed:
+                break
+        self.policy.update_normalizers(buffer.obs())
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        self.n_iterations += 1
+        self._resume_point = None
+        self._log_update()
+
+    def _train_epoch(self, buffer: RolloutBuffer) -> bool:
+        """Pass over the rollout once; return whether ``target_kl`` let it complete."""
+        for batch in buffer.get(self.minibatch_size, self.generator):
+            approx_kl = self._minibatch(batch)
+            if approx_kl is None:
+                return False
+            for objective in self.objectives:
+                objective.update(batch)
+        return True
+
+    def _minibatch(self, batch: RolloutBatch) -> th.Tensor | None:
+        """Take one gradient step; return the approximate KL, ``None`` if it stopped the update."""
+        out = self.policy.evaluate(batch.observations, batch.actions)
+        advantages = batch.advantages
+        if self.normalize_advantage in ("minibatch", True) and len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        surrogate = surrogate_loss(out.log_prob, batch.old_log_prob, advantages, self._clip)
+        value = value_loss(
+            out.values,
+            batch.old_values,
+            batch.returns,
+            self._clip if self.use_clipped_value_loss else None,
+            self._clip_vf,
+        )
+        entropy_loss = -out.entropy.mean()
+        loss = surrogate.loss + self.ent_coef * entropy_loss + self.vf_coef * value
+        for objective in self.objectives:
+            extra = objective.loss(batch, out)
+            if extra is not None:
+                loss = loss + extra
+        with th.no_grad():
+            approx_kl = (surrogate.ratio - 1.0 - surrogate.log_ratio).mean()
+            clipped = ((surrogate.ratio - 1.0).abs() > self._clip).float().mean()
+            self.statistics.add(
+                {
+                    "policy_gradient_loss": surrogate.loss,
+                    "value_loss": value,
+                    "entropy_loss": entropy_loss,
+                    "loss": loss,
+                    "approx_kl": approx_kl,
+                    "clip_fraction": clipped,
+                }
+            )
+            if self.schedule == "adaptive" and self.desired_kl is not None and self._steps_taken:
+                kl = self.policy.action_head.kl(batch.dist, out.params).mean()
+                adapt_learning_rate(self._lr_tensor(), kl, self.desired_kl)
+        if self.target_kl is not None and float(approx_kl) > 1.5 * self.target_kl:
+            return None
+        self._optimizer_step(loss)
+        return approx_kl
+
+    def _optimizer_step(self, loss: th.Tensor) -> None:
+        self.gradients.zero()
+        loss.backward()
+        self.gradients.clip(self.max_grad_norm)
+        self.policy.optimizer.step()
+        self._steps_taken += 1
+        head = self.policy.action_head
+        if isinstance(head, GaussianHead):
+            head.clip_std(self.min_std)
+
+    # ------------------------------------------------------------------ learning rate and logs
+
+    def _lr_tensor(self) -> th.Tensor:
+        rate: th.Tensor = self.policy.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def _set_learning_rate(self) -> None:
+        if self.schedule == "fixed" and self.lr_scheduler is None:
+            self._update_learning_rate(self.policy.optimizer)
+
+    def _log_update(self) -> None:
+        means = self.statistics.means()
+        if not math.isfinite(means["loss"]):
+            raise NonFiniteError(
+                f"{type(self).__name__}: the loss of update {self.n_iterations} is not finite "
+                f"({means}). Lower learning_rate or max_grad_norm, and look at the scale of the rewards; "
+                "the last checkpoint before this update is the one to go back to."
+            )
+        for key, value in means.items():
+            self.logger.record(f"train/{key}", value)
+        buffer = self.rollout_buffer
+        extra = {"train/explained_variance": explained_variance(buffer["values"], buffer["returns"])}
+        log_std = self.policy.log_std
+        if log_std is not None:
+            extra["train/std"] = log_std.exp().mean()
+        for objective in self.objectives:
+            extra.update(objective.stats())
+        for key, value in zip(extra, th.stack(list(extra.values())).tolist(), strict=True):
+            self.logger.record(key, value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", self._clip)
+        if self._clip_vf is not None:
+            self.logger.record("train/clip_range_vf", self._clip_vf)
+        self.logger.record("train/learning_rate", self.current_lr)
+
+
+@th.no_grad()
+def explained_variance(values: th.Tensor, returns: th.Tensor) -> th.Tensor:
+    """Return :math:`1 - Var(R - V) / Var(R)`, NaN where the returns are constant; a 0-d tensor."""
+    variance = returns.var(unbiased=False)
+    explained = 1.0 - (returns - values).var(unbiased=False) / variance
+    return th.where(variance == 0.0, th.full_like(variance, th.nan), explained)

@@ -1,0 +1,237 @@
+"""One rollout: from decisions and outcomes to a buffer that is ready for the update."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch as th
+from gymnasium import spaces
+
+from sb3_strl.buffers.rollout_buffer import RolloutBuffer
+from sb3_strl.common.errors import StrlValueError
+from sb3_strl.common.types import TensorDict, TensorStep
+from sb3_strl.envs import TensorVecEnv
+from sb3_strl.objectives.base import RewardTerm, RolloutStep
+from sb3_strl.policies.actor_critic import StrlPolicy
+
+_CHUNK_ROWS = {"cpu": 4096}
+_DEFAULT_CHUNK_ROWS = 65536
+"""Rows of one forward pass over a whole rollout; few on a CPU, whose caches are small."""
+
+
+class RolloutCollector:
+    """
+    Everything between policy, environment and buffer during one rollout.
+
+    Only what the next environment step needs is computed at once. Values, log-probabilities and
+    time-out bootstraps do not, so they are computed for the whole rollout in one pass at its end, and
+    the random numbers of all steps are drawn in one block at its start.
+
+    :param policy: the policy that acts
+    :param generator: source of the action noise
+    :param timeout_bootstrap: see :class:`~sb3_strl.algorithms.PPO`
+    """
+
+    def __init__(
+        self,
+        policy: StrlPolicy,
+        generator: th.Generator,
+        timeout_bootstrap: Literal["auto", "terminal", "last_value", "none"],
+    ) -> None:
+        self.policy = policy
+        self.generator = generator
+        self.device = generator.device
+        self.timeout_bootstrap = timeout_bootstrap
+        self.final_obs: TensorDict = {}
+        self.has_final_obs = False
+        self._bounds: tuple[th.Tensor, th.Tensor] | None = None
+        space = policy.action_space
+        if isinstance(space, spaces.Box):
+            self._bounds = (
+                th.as_tensor(space.low.reshape(-1), device=self.device),
+                th.as_tensor(space.high.reshape(-1), device=self.device),
+            )
+        self._action_shape = tuple(space.shape or ())
+
+    # ------------------------------------------------------------------ per step
+
+    def start(self, buffer: RolloutBuffer, env: TensorVecEnv) -> None:
+        """Begin a rollout."""
+        buffer.reset()
+        self.buffer, self.env = buffer, env
+        head = self.policy.action_head
+        shape = (buffer.buffer_size, buffer.n_envs)
+        self.noise = head.draw_noise(shape, self.generator, self.device).unbind(0)
+        self.logs: dict[str, list[th.Tensor]] = {}
+        self.has_final_obs = False
+
+    @th.no_grad()
+    def act(self, obs: TensorDict, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Decide and store the decision.
+
+        :return: actions as sampled, and as the environment takes them (inside its bounds)
+        """
+        head = self.policy.action_head
+        params = self.policy.action_params(obs)
+        actions = head.sample(params, self.noise[self.buffer.pos])
+        self.buffer.add(obs, actions, params, episode_starts)
+        if self._bounds is None:
+            return actions, actions
+        clipped = actions.clamp(*self._bounds)
+        if len(self._action_shape) != 1:
+            clipped = clipped.view(-1, *self._action_shape)
+        return actions, clipped
+
+    @th.no_grad()
+    def step(self, actions: th.Tensor) -> TensorStep:
+        """Step the environment and store the outcome."""
+        result = self.env.step_tensor(actions)
+        if result.rewards.device != self.device:
+            result = _move(result, self.device)
+        self.dones = result.terminated | result.truncated
+        self.buffer.add_outcome(result.rewards, result.terminated, result.truncated)
+        if result.final_obs is not None:
+            self._store_final(result.final_obs)
+        log = result.extras.get("log")
+        if log:
+            for key, value in log.items():
+                self.logs.setdefault(key, []).append(th.as_tensor(value, dtype=th.float32))
+        return result
+
+    def _store_final(self, final_obs: TensorDict) -> None:
+        buffer = self.buffer
+        if not self.has_final_obs:
+            self.has_final_obs = True
+            if not self.final_obs:
+                shape = (buffer.buffer_size, buffer.n_envs)
+                for group in self.policy.critic_reader.groups:
+                    value = final_obs[group]
+                    self.final_obs[group] = value.new_zeros((*shape, *value.shape[1:]))
+        for group, storage in self.final_obs.items():
+            storage[buffer.pos - 1].copy_(final_obs[group])
+
+    def as_step(self, actions: th.Tensor, result: TensorStep) -> RolloutStep:
+        """Return the step that was just stored as objectives see it."""
+        return RolloutStep(self.buffer.pos - 1, actions, result, self.dones)
+
+    # ------------------------------------------------------------------ at the end
+
+    @th.no_grad()
+    def value(self, last_obs: TensorDict) -> th.Tensor:
+        """
+        Fill values and log-probabilities of the whole rollout.
+
+        :param last_obs: observation after the last step
+        :return: its value, ``(n_envs,)``
+        """
+        buffer, head = self.buffer, self.policy.action_head
+        values = self._in_chunks(self.policy.values, buffer.obs(), 2)
+        buffer["values"].copy_(values)
+        dist = {
+            name: self._constant(name) if name in head.constant_params else stored.flatten(0, 1)
+            for name, stored in buffer.dist().items()
+        }
+        actions = buffer["actions"].flatten(0, 1)
+        buffer["log_probs"].copy_(head.log_prob(dist, actions).view_as(values))
+        return self.policy.values(last_obs)
+
+    def _constant(self, name: str) -> th.Tensor:
+        """Return a parameter that is the same for all samples, and store it."""
+        stored = self.buffer.dist()[name]
+        value = self.policy.action_head.params(stored[0])[name]
+        stored.copy_(value)
+        return value
+
+    def _in_chunks(
+        self, function: Callable[[TensorDict], th.Tensor], obs: TensorDict, lead: int
+    ) -> th.Tensor:
+        """Apply a function of groups with ``lead`` leading dimensions, some rows at a time."""
+        shape = next(iter(obs.values())).shape[:lead]
+        flat = {group: value.flatten(0, lead - 1) for group, value in obs.items()}
+        rows = _CHUNK_ROWS.get(self.device.type, _DEFAULT_CHUNK_ROWS)
+        total = shape.numel()
+        parts = [
+            function({group: value[start : start + rows] for group, value in flat.items()})
+            for start in range(0, total, rows)
+        ]
+        return (parts[0] if len(parts) == 1 else th.cat(parts)).view(shape)
+
+    @th.no_grad()
+    def shape_rewards(self, terms: list[RewardTerm]) -> None:
+        r"""Form :math:`r = \prod_i s_i \, r_{task} + \sum_i b_i` in place."""
+        rewards = self.buffer["rewards"]
+        scale = 1.0
+        for term in terms:
+            scale *= term.task_scale
+        if scale != 1.0:
+            rewards.mul_(scale)
+        for term in terms:
+            rewards.add_(term.bonus)
+
+    @th.no_grad()
+    def bootstrap(self, gamma: float) -> None:
+        r"""
+        Add :math:`\gamma V(s_T)` to the reward of every step that ran out of time.
+
+        :raises StrlValueError: if ``"terminal"`` was asked for and the environment has no final
+            observations
+        """
+        mode = self.timeout_bootstrap
+        if mode == "none":
+            return
+        if mode == "terminal" and not self.has_final_obs:
+            raise StrlValueError(
+                "PPO: timeout_bootstrap='terminal' needs final observations, which this environment "
+                "does not supply. Use 'auto' or 'last_value'."
+            )
+        buffer = self.buffer
+        cut = buffer["truncated"] & ~buffer["terminated"]
+        if self.has_final_obs:
+            rows = cut.flatten().nonzero().squeeze(-1)  # the one place that asks how many
+            if rows.numel():
+                final = {g: v.flatten(0, 1).index_select(0, rows) for g, v in self.final_obs.items()}
+                bonus = self._in_chunks(self.policy.values, final, 1).mul_(gamma)
+                buffer["rewards"].view(-1).index_add_(0, rows, bonus)
+            return
+        if mode == "auto":
+            warnings.warn(
+                "PPO: this environment supplies no final observations, so time-outs are bootstrapped "
+                "with the value of the observation before the step. Pass "
+                "timeout_bootstrap='last_value' to accept this silently.",
+                stacklevel=2,
+            )
+            self.timeout_bootstrap = "last_value"
+        buffer["rewards"].addcmul_(buffer["values"], cut.to(th.float32), value=gamma)
+
+    def log_means(self) -> dict[str, float]:
+        """Return the mean over the rollout of everything the environment logged; one transfer."""
+        if not self.logs:
+            return {}
+        means = th.stack([th.stack(values).mean() for values in self.logs.values()])
+        return dict(zip(self.logs, means.tolist(), strict=True))
+
+
+def normalize_advantages(advantages: th.Tensor) -> None:
+    """Subtract the mean and divide by the unbiased standard deviation plus 1e-8, in place."""
+    if advantages.numel() > 1:
+        mean, std = advantages.mean(), advantages.std()
+        advantages.sub_(mean).div_(std + 1e-8)
+
+
+def _move(result: TensorStep, device: th.device) -> TensorStep:
+    """Bring a step to another device."""
+
+    def groups(obs: TensorDict | None) -> Any:
+        return None if obs is None else {key: value.to(device) for key, value in obs.items()}
+
+    return TensorStep(
+        groups(result.obs),
+        result.rewards.to(device),
+        result.terminated.to(device),
+        result.truncated.to(device),
+        groups(result.final_obs),
+        result.extras,
+    )

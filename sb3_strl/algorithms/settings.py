@@ -1,0 +1,132 @@
+"""Checks of PPO's settings, done before anything is built."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
+
+if TYPE_CHECKING:
+    from sb3_strl.algorithms.ppo import PPO
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "schedule": ("fixed", "adaptive"),
+    "timeout_bootstrap": ("auto", "terminal", "last_value", "none"),
+    "normalize_advantage": ("rollout", "minibatch", True, False),
+}
+
+
+def check_settings(algorithm: PPO) -> None:
+    """
+    Refuse settings that cannot work, alone or together.
+
+    :raises StrlValueError: naming the settings and what to change
+    """
+    name = type(algorithm).__name__
+    given = {
+        "schedule": algorithm.schedule,
+        "timeout_bootstrap": algorithm.timeout_bootstrap,
+        "normalize_advantage": algorithm.normalize_advantage,
+    }
+    for key, value in given.items():
+        if value not in _CHOICES[key]:
+            raise StrlValueError(f"{name}: {key} is {value!r}. Known: {list(_CHOICES[key])}.")
+    _check_action_space(name, algorithm.action_space)
+    _check_sizes(name, algorithm)
+    _check_schedule(name, algorithm)
+    _check_normalisation(name, algorithm)
+
+
+def _check_sizes(name: str, algorithm: PPO) -> None:
+    sizes = {
+        "n_steps": algorithm.n_steps,
+        "n_epochs": algorithm.n_epochs,
+        "n_minibatches": algorithm.n_minibatches,
+        "batch_size": algorithm.batch_size,
+    }
+    for key, value in sizes.items():
+        if value is not None and value < 1:
+            raise StrlValueError(f"{name}: {key} is {value}. It must be at least 1.")
+    if algorithm.batch_size is not None and algorithm.n_minibatches is not None:
+        raise StrlValueError(
+            f"{name}: both batch_size={algorithm.batch_size} and n_minibatches="
+            f"{algorithm.n_minibatches} were given. Give one of them."
+        )
+    total = algorithm.n_steps * algorithm.n_envs
+    if (algorithm.n_minibatches or 1) > total:
+        raise StrlValueError(
+            f"{name}: n_minibatches is {algorithm.n_minibatches}, but a rollout has only "
+            f"n_steps * n_envs = {total} samples. Use fewer minibatches or more steps."
+        )
+
+
+def _check_schedule(name: str, algorithm: PPO) -> None:
+    if algorithm.schedule != "adaptive":
+        return
+    if algorithm.lr_scheduler_class is not None:
+        raise StrlValueError(
+            f"{name}: schedule='adaptive' and lr_scheduler_class="
+            f"{algorithm.lr_scheduler_class!r} would both write the learning rate. Use one of them."
+        )
+    rate = FloatSchedule(algorithm.learning_rate)
+    if rate(1.0) != rate(0.0):
+        raise StrlValueError(
+            f"{name}: schedule='adaptive' starts from one learning rate, but learning_rate changes "
+            f"from {rate(1.0)} to {rate(0.0)}. Give a number, or schedule='fixed'."
+        )
+
+
+def _check_normalisation(name: str, algorithm: PPO) -> None:
+    normalizes = algorithm.policy_kwargs.get("empirical_normalization", False)
+    wrapper = algorithm.get_vec_normalize_env()
+    if normalizes and isinstance(wrapper, VecNormalize) and wrapper.norm_obs:
+        raise StrlValueError(
+            f"{name}: observations would be normalised twice, by VecNormalize and by "
+            "empirical_normalization=True. Pass norm_obs=False to VecNormalize, or switch the "
+            "policy's off."
+        )
+
+
+def _check_action_space(name: str, space: spaces.Space[Any]) -> None:
+    if isinstance(space, spaces.Box) and not np.all(np.isfinite([space.low, space.high])):
+        raise StrlValueError(
+            f"{name}: the action space {space} has infinite bounds. Give finite ones; actions are "
+            "clipped to them before they reach the environment."
+        )
+
+
+def make_lr_scheduler(
+    scheduler_class: str | type[th.optim.lr_scheduler.LRScheduler] | None,
+    kwargs: Mapping[str, Any] | None,
+    optimizer: th.optim.Optimizer,
+) -> th.optim.lr_scheduler.LRScheduler | None:
+    """
+    Build a PyTorch learning-rate scheduler by name or class.
+
+    :raises StrlTypeError: if there is no scheduler of that name
+    """
+    if scheduler_class is None:
+        return None
+    if isinstance(scheduler_class, str):
+        known = {
+            key: value
+            for key, value in vars(th.optim.lr_scheduler).items()
+            if isinstance(value, type) and issubclass(value, th.optim.lr_scheduler.LRScheduler)
+        }
+        if scheduler_class not in known:
+            raise StrlTypeError(
+                f"PPO: unknown lr_scheduler_class '{scheduler_class}'."
+                f"{suggest(scheduler_class, known)} Known: {sorted(known)}."
+            )
+        scheduler_class = known[scheduler_class]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of")
+        return scheduler_class(optimizer, **dict(kwargs or {}))

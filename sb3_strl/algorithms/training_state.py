@@ -1,0 +1,111 @@
+"""What a checkpoint holds beside parameters, so that a resumed run equals an uninterrupted one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_strl.common.types import TensorDict
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """
+    States of every random generator a run draws from.
+
+    :param algorithm: the algorithm's own generator
+    :param torch: PyTorch's global CPU generator
+    :param numpy: NumPy's legacy global generator: keys and ``(position, has_gauss)`` with the cached
+        Gaussian
+    :param python: Python's ``random``: version and words
+    """
+
+    algorithm: th.Tensor
+    torch: th.Tensor
+    numpy: tuple[th.Tensor, int, int, float]
+    python: tuple[int, th.Tensor, float | None]
+
+    @classmethod
+    def capture(cls, generator: th.Generator) -> RandomState:
+        """Read all generators."""
+        name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+        del name
+        version, words, gauss = random.getstate()
+        return cls(
+            algorithm=generator.get_state(),
+            torch=th.get_rng_state(),
+            numpy=(th.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)),
+            python=(version, th.tensor(words, dtype=th.int64), gauss),
+        )
+
+    def restore(self, generator: th.Generator) -> None:
+        """Write all generators."""
+        generator.set_state(self.algorithm.cpu())
+        th.set_rng_state(self.torch.cpu())
+        keys, position, has_gauss, cached = self.numpy
+        words = keys.cpu().numpy().astype(np.uint32)
+        np.random.set_state(("MT19937", words, position, has_gauss, cached))  # noqa: NPY002
+        version, state, gauss = self.python
+        random.setstate((version, tuple(state.tolist()), gauss))
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """
+    Everything that the next rollout starts from.
+
+    :param num_timesteps: environment steps before it
+    :param obs: groups that the policy acts on first
+    :param episode_starts: ``(n_envs,)``
+    :param env_state: state of the environment, ``None`` if it offers none
+    :param episode_stats: running returns and lengths
+    :param random: the random generators
+    """
+
+    num_timesteps: int
+    obs: TensorDict
+    episode_starts: th.Tensor
+    env_state: TensorDict | None
+    episode_stats: TensorDict
+    random: RandomState
+
+
+class TrainingState:
+    """
+    A resume point behind the ``state_dict`` interface that SB3's files are made of.
+
+    :param capture: returns the current resume point
+    :param keep: receives a loaded one; the next ``learn(reset_num_timesteps=False)`` applies it
+    """
+
+    def __init__(
+        self,
+        capture: Callable[[], ResumePoint | None],
+        keep: Callable[[ResumePoint | None], None],
+    ) -> None:
+        self._capture = capture
+        self._keep = keep
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors, numbers and plain containers only, so that a safe loader reads them."""
+        point = self._capture()
+        if point is None:
+            return {}
+        values = dict(vars(point))
+        values["random"] = dict(vars(point.random))
+        return values
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Keep a saved state for the next call of ``learn``."""
+        del strict  # an empty state is legal: the file was saved before the first rollout
+        if not state:
+            self._keep(None)
+            return
+        values = dict(state)
+        values["random"] = RandomState(**values["random"])
+        self._keep(ResumePoint(**values))

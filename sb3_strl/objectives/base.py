@@ -1,0 +1,121 @@
+"""What every objective is: a closed set of hooks around PPO's loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch as th
+
+from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
+from sb3_strl.common.types import TensorDict, TensorStep
+from sb3_strl.envs.tensor_vec_env import TensorVecEnv
+from sb3_strl.policies.actor_critic import PolicyOutput, StrlPolicy
+
+
+@dataclass(frozen=True)
+class Context:
+    """
+    What an objective may bind to.
+
+    :param policy: the policy, built and on its device
+    :param env: the tensor face of the environment, ``None`` when a model is loaded without one
+    :param device: where all tensors live
+    :param generator: source of all random numbers of the algorithm
+    :param n_steps: steps per rollout
+    :param n_envs: number of environments
+    :param learning_rate: initial learning rate of the policy
+    """
+
+    policy: StrlPolicy
+    env: TensorVecEnv | None
+    device: th.device
+    generator: th.Generator
+    n_steps: int
+    n_envs: int
+    learning_rate: float
+
+
+class RewardTerm(NamedTuple):
+    r"""
+    One objective's share of the reward: :math:`r = \prod_i s_i \, r_{task} + \sum_i b_i`.
+
+    :param task_scale: factor on the task reward
+    :param bonus: ``(n_steps, n_envs)``, added
+    """
+
+    task_scale: float
+    bonus: th.Tensor
+
+
+class RolloutStep(NamedTuple):
+    """
+    One environment step as objectives see it.
+
+    :param index: step t in the rollout
+    :param actions: executed actions
+    :param result: what the environment returned
+    :param dones: ``terminated | truncated``
+    """
+
+    index: int
+    actions: th.Tensor
+    result: TensorStep
+    dones: th.Tensor
+
+
+class Objective:
+    """
+    A term beside PPO's surrogate, value and entropy losses.
+
+    The constructor holds options, :meth:`setup` binds resources, the other hooks are called by the
+    loop. All are optional.
+
+    :param name: prefix of the objective's buffer fields and logger keys
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def setup(self, ctx: Context) -> None:
+        """Bind to policy and environment; validate options here, not in the constructor."""
+
+    def policy_kwargs(self) -> Mapping[str, Any]:
+        """Return keywords that the policy needs beyond the user's."""
+        return {}
+
+    def buffer_fields(self) -> Mapping[str, FieldSpec]:
+        """Return the fields to store, named ``<objective>/<field>``."""
+        return {}
+
+    def on_step(self, step: RolloutStep, buffer: RolloutBuffer) -> None:
+        """Write this step's fields into the buffer."""
+
+    def reward_term(self, buffer: RolloutBuffer) -> RewardTerm | None:
+        """Shape the rewards of a complete rollout, before time-outs are bootstrapped."""
+        return None
+
+    def start_update(self, buffer: RolloutBuffer) -> None:
+        """Prepare for the epochs on a complete rollout."""
+
+    def loss(self, batch: RolloutBatch, out: PolicyOutput) -> th.Tensor | None:
+        """Return a scalar to add to PPO's loss; it must depend on the policy."""
+        return None
+
+    def update(self, batch: RolloutBatch) -> None:
+        """Update what has its own optimizer, after the policy's step."""
+
+    def stats(self) -> TensorDict:
+        """Return what to log for the last rollout and update, 0-d tensors by logger key."""
+        return {}
+
+    def describe(self) -> tuple[str, str, str]:
+        """Return name, coefficient and active hooks for ``print(model)``."""
+        base = vars(Objective)
+        hooks = [
+            hook
+            for hook in ("on_step", "reward_term", "loss", "update")
+            if any(hook in vars(cls) for cls in type(self).__mro__ if cls is not Objective and hook in base)
+        ]
+        return (self.name, "-", ", ".join(hooks))
