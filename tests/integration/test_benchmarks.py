@@ -54,11 +54,10 @@ def test_sb3_peer_is_seen_to_cross_to_the_host() -> None:
 
 
 def test_ratio_is_taken_within_rounds() -> None:
-    slow_round = [1.0, 10.0, 1.0]
-    ours = [Iteration(0.0, 0.5 * factor, 0.0) for factor in slow_round]
-    theirs = [Iteration(0.25 * factor, 0.75 * factor, 0.0) for factor in slow_round]
+    ours = [Iteration(0.0, cost, 0.0) for cost in (1.0, 9.0, 3.0)]
+    theirs = [Iteration(0.5, cost - 0.5, 0.0) for cost in (4.0, 10.0, 3.0)]
     ratios = paired_ratios(ours, theirs, lambda iteration: iteration.iteration_s)
-    assert (ratios.q25, ratios.median, ratios.q75) == (0.5, 0.5, 0.5)
+    assert ratios.median == pytest.approx(0.9)  # of 1/4, 9/10, 3/3; the medians' ratio is 3/4
 
 
 def test_quartiles_of_a_known_sample() -> None:
