@@ -11,19 +11,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
 from sb3_strl.algorithms.training_state import RandomState, ResumePoint, TrainingState
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError, suggest
 from sb3_strl.common.types import TensorDict
-from sb3_strl.envs import TensorVecEnv, as_tensor_env
+from sb3_strl.envs import NumpyBridge, TensorVecEnv, as_tensor_env
 from sb3_strl.policies.actor_critic import StrlPolicy
+
+
+def is_monitored(env: VecEnv) -> bool:
+    """Tell whether a ``Monitor`` or ``VecMonitor`` writes episodes into the infos."""
+    return is_vecenv_wrapped(env, VecMonitor) or bool(env.env_is_wrapped(Monitor)[0])
 
 
 class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
@@ -74,6 +81,23 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         super().set_env(env, force_reset)
         assert self.env is not None
         self.tensor_env = as_tensor_env(self.env, self.device)
+
+    @property
+    def reads_infos(self) -> bool:
+        """Whether episodes come from ``Monitor``'s infos instead of being counted on the device."""
+        env = self.tensor_env
+        return isinstance(env, NumpyBridge) and is_monitored(env.venv)
+
+    def _record_episodes(self) -> None:
+        """Hand the episodes that ended in this rollout to SB3's log window; one transfer."""
+        episodes = self.episode_stats.flush()
+        if not self.reads_infos and self.ep_info_buffer is not None:
+            self.ep_info_buffer.extend(episodes)
+
+    def _update_info_buffer(self, infos: Any, dones: Any = None) -> None:
+        """Read the infos of the environments that finished only."""
+        finished = np.flatnonzero(np.asarray(dones))
+        super()._update_info_buffer([infos[int(i)] for i in finished], np.ones(len(finished), bool))
 
     def _require_env(self) -> TensorVecEnv:
         if self.tensor_env is None:

@@ -281,8 +281,9 @@ class PPO(TensorOnPolicyAlgorithm):
         self._resume_point = None
         self._resume_point = self._capture()
         collector = self.collector
-        collector.start(rollout_buffer, tensor_env)
+        collector.start(rollout_buffer, tensor_env, self.episode_stats)
         callback.on_rollout_start()
+        is_monitored = self.reads_infos
         n_steps = 0
         obs_tensor: Any = self._last_obs
         while n_steps < n_rollout_steps:
@@ -298,7 +299,8 @@ class PPO(TensorOnPolicyAlgorithm):
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
-            collector.read_infos(infos, self)
+            if is_monitored:
+                self._update_info_buffer(infos, dones)
         self._finish_rollout(obs_tensor)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -308,7 +310,7 @@ class PPO(TensorOnPolicyAlgorithm):
         """Check, value, shape and bootstrap the rollout, then compute its advantages."""
         buffer, collector = self.rollout_buffer, self.collector
         check_rollout(self, last_obs)
-        collector.read_episodes(self)
+        self._record_episodes()
         last_values = collector.value(last_obs)
         terms = [objective.reward_term(buffer) for objective in self.objectives]
         collector.shape_rewards([term for term in terms if term is not None])

@@ -10,9 +10,10 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
+from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.types import TensorDict, TensorStep
-from sb3_strl.envs import TensorVecEnv
+from sb3_strl.envs import LazyArray, TensorVecEnv
 from sb3_strl.objectives.base import RewardTerm, RolloutStep
 from sb3_strl.policies.actor_critic import StrlPolicy
 
@@ -57,10 +58,10 @@ class RolloutCollector:
 
     # ------------------------------------------------------------------ per step
 
-    def start(self, buffer: RolloutBuffer, env: TensorVecEnv) -> None:
+    def start(self, buffer: RolloutBuffer, env: TensorVecEnv, stats: EpisodeStats) -> None:
         """Begin a rollout."""
         buffer.reset()
-        self.buffer, self.env = buffer, env
+        self.buffer, self.env, self.stats = buffer, env, stats
         head = self.policy.action_head
         shape = (buffer.buffer_size, buffer.n_envs)
         self.noise = head.draw_noise(shape, self.generator, self.device).unbind(0)
@@ -93,6 +94,7 @@ class RolloutCollector:
             result = _move(result, self.device)
         self.dones = result.terminated | result.truncated
         self.buffer.add_outcome(result.rewards, result.terminated, result.truncated)
+        self.stats.update(result.rewards, self.dones)
         if result.final_obs is not None:
             self._store_final(result.final_obs)
         log = result.extras.get("log")
@@ -112,6 +114,16 @@ class RolloutCollector:
                     self.final_obs[group] = value.new_zeros((*shape, *value.shape[1:]))
         for group, storage in self.final_obs.items():
             storage[buffer.pos - 1].copy_(final_obs[group])
+
+    def lazy_locals(self, result: TensorStep) -> tuple[Any, LazyArray, LazyArray, Any]:
+        """Return ``new_obs, rewards, dones, infos`` as SB3's callbacks read them, without a transfer."""
+        stats = self.stats
+        return (
+            self.env.lazy_obs(result.obs),
+            LazyArray(result.rewards),
+            LazyArray(self.dones),
+            self.env.lazy_infos(result, stats.last_returns, stats.last_lengths),
+        )
 
     def as_step(self, actions: th.Tensor, result: TensorStep) -> RolloutStep:
         """Return the step that was just stored as objectives see it."""

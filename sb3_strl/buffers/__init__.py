@@ -1,1 +1,6 @@
 """Rollout storage with named fields."""
+
+from sb3_strl.buffers.feature_replay import AmpReplayBuffer, FeatureReplay
+from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
+
+__all__ = ["AmpReplayBuffer", "FeatureReplay", "FieldSpec", "RolloutBatch", "RolloutBuffer"]

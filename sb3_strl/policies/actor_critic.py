@@ -18,6 +18,7 @@ from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import SINGLE_GROUP, ObsLayout, Segment
 from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
+from sb3_strl.policies.activations import get_activation_cls
 from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
 from sb3_strl.policies.distributions import GaussianHead, make_action_head
 from sb3_strl.policies.networks import MlpModel
@@ -253,7 +254,7 @@ class StrlPolicy(ActorCriticPolicy):
         self.actor = MlpModel(
             self.actor_reader.output_dim, list(net.pi), self.action_head.input_dim, net.activation
         )
-        self.mu_activation = MlpModel.make_activation(mu_activation) if mu_activation else None
+        self.mu_activation = get_activation_cls(mu_activation)() if mu_activation else None
         self.critic = MlpModel(self.critic_reader.output_dim, list(net.vf), 1, net.activation)
 
     def _build_discriminator(self, input_dim: int | None) -> None:
