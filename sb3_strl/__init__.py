@@ -1,3 +1,14 @@
-"""Robot learning in Stable-Baselines3's idiom."""
+"""
+Robot learning in Stable-Baselines3's idiom.
+
+``APPO`` is PPO with an adversarial motion prior, not Asynchronous PPO; ``AMPPPO`` is the same class.
+"""
+
+from sb3_strl.algorithms import AMPPPO, APPO, PPO
+from sb3_strl.envs import make_vec, register_gym_ids
 
 __version__ = "0.1.0"
+
+register_gym_ids()
+
+__all__ = ["AMPPPO", "APPO", "PPO", "__version__", "make_vec"]

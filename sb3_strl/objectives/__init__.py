@@ -1,1 +1,15 @@
 """What is optimised beside PPO's own three losses."""
+
+from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep
+from sb3_strl.objectives.expert import MotionFeatures
+from sb3_strl.objectives.motion_prior import AdversarialMotionPrior, MotionPriorOptions
+
+__all__ = [
+    "AdversarialMotionPrior",
+    "Context",
+    "MotionFeatures",
+    "MotionPriorOptions",
+    "Objective",
+    "RewardTerm",
+    "RolloutStep",
+]
