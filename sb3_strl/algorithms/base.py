@@ -45,6 +45,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
     generator: th.Generator
     episode_stats: EpisodeStats
     n_iterations: int
+    lr_scheduler: th.optim.lr_scheduler.LRScheduler | None
 
     # ------------------------------------------------------------------ construction
 
@@ -69,10 +70,14 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _setup_runtime(self) -> None:
         """Create what lives as long as this object and is not a hyperparameter."""
         self.generator = th.Generator(device=self.device)
-        self.generator.manual_seed(self.seed if self.seed is not None else th.initial_seed() % 2**63)
+        self.generator.manual_seed(
+            self.seed if self.seed is not None else th.initial_seed() % 2**63
+        )
         self.tensor_env = None if self.env is None else as_tensor_env(self.env, self.device)
         self.episode_stats = EpisodeStats(self.n_envs, device=self.device)
-        self.training_state = TrainingState(self._capture, self._keep_for_resume)
+        self.training_state = TrainingState(
+            self._capture, self._keep_for_resume, lambda: self.lr_scheduler
+        )
         self._resume_point: ResumePoint | None = None
         self._loaded_point: ResumePoint | None = None
 
@@ -201,7 +206,9 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
             num_timesteps=self.num_timesteps,
             obs={key: value.clone() for key, value in obs.items()},
             episode_starts=starts.clone(),
-            env_state=None if state is None else {key: value.clone() for key, value in state.items()},
+            env_state=None
+            if state is None
+            else {key: value.clone() for key, value in state.items()},
             episode_stats=self.episode_stats.state_dict(),
             random=RandomState.capture(self.generator),
         )
@@ -213,6 +220,12 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         return [
             *super()._excluded_save_params(),
             "tensor_env",
+            "collector",
+            "gradients",
+            "statistics",
+            "objectives",
+            "min_std",
+            "lr_scheduler",
             "generator",
             "episode_stats",
             "_last_obs",
@@ -274,4 +287,3 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
     @abstractmethod
     def train(self) -> None:
         """Update the policy on the rollout in the buffer."""
-

@@ -82,7 +82,9 @@ def _shorten(envs: list[int]) -> str:
 
 def _dump(algorithm: PPO, fields: TensorDict) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="sb3_strl_nonfinite_"))
-    arrays = {name.replace(" ", "_").replace("/", "_"): v.cpu().numpy() for name, v in fields.items()}
+    arrays = {
+        name.replace(" ", "_").replace("/", "_"): v.cpu().numpy() for name, v in fields.items()
+    }
     arrays["actions"] = algorithm.rollout_buffer["actions"].cpu().numpy()
     np.savez_compressed(folder / "rollout.npz", **arrays)
     algorithm.save(folder / "model.zip")

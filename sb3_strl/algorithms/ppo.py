@@ -14,9 +14,9 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
+from sb3_strl.algorithms.guard import check_rollout
 from sb3_strl.algorithms.losses import surrogate_loss, value_loss
 from sb3_strl.algorithms.optim import FlatGradients, adapt_learning_rate
-from sb3_strl.algorithms.guard import check_rollout
 from sb3_strl.algorithms.rollout import RolloutCollector, normalize_advantages
 from sb3_strl.algorithms.settings import check_settings, make_lr_scheduler
 from sb3_strl.algorithms.statistics import UpdateStatistics
@@ -434,7 +434,9 @@ class PPO(TensorOnPolicyAlgorithm):
         for key, value in means.items():
             self.logger.record(f"train/{key}", value)
         buffer = self.rollout_buffer
-        extra = {"train/explained_variance": explained_variance(buffer["values"], buffer["returns"])}
+        extra = {
+            "train/explained_variance": explained_variance(buffer["values"], buffer["returns"])
+        }
         log_std = self.policy.log_std
         if log_std is not None:
             extra["train/std"] = log_std.exp().mean()

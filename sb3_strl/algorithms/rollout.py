@@ -204,7 +204,9 @@ class RolloutCollector:
         if self.has_final_obs:
             rows = cut.flatten().nonzero().squeeze(-1)  # the one place that asks how many
             if rows.numel():
-                final = {g: v.flatten(0, 1).index_select(0, rows) for g, v in self.final_obs.items()}
+                final = {
+                    g: v.flatten(0, 1).index_select(0, rows) for g, v in self.final_obs.items()
+                }
                 bonus = self._in_chunks(self.policy.values, final, 1).mul_(gamma)
                 buffer["rewards"].view(-1).index_add_(0, rows, bonus)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,12 @@ class RandomState:
         return cls(
             algorithm=generator.get_state(),
             torch=th.get_rng_state(),
-            numpy=(th.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)),
+            numpy=(
+                th.from_numpy(keys.astype(np.int64)),
+                int(position),
+                int(has_gauss),
+                float(cached),
+            ),
             python=(version, th.tensor(words, dtype=th.int64), gauss),
         )
 
@@ -81,31 +87,48 @@ class TrainingState:
 
     :param capture: returns the current resume point
     :param keep: receives a loaded one; the next ``learn(reset_num_timesteps=False)`` applies it
+    :param scheduler: returns the learning-rate scheduler, ``None`` without one
     """
 
     def __init__(
         self,
         capture: Callable[[], ResumePoint | None],
         keep: Callable[[ResumePoint | None], None],
+        scheduler: Callable[[], th.optim.lr_scheduler.LRScheduler | None],
     ) -> None:
         self._capture = capture
         self._keep = keep
+        self._scheduler = scheduler
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors, numbers and plain containers only, so that a safe loader reads them."""
+        scheduler = self._scheduler()
+        state: dict[str, Any] = {
+            "lr_scheduler": None if scheduler is None else scheduler.state_dict(),
+            "point": None,
+        }
         point = self._capture()
-        if point is None:
-            return {}
-        values = dict(vars(point))
-        values["random"] = dict(vars(point.random))
-        return values
+        if point is not None:
+            state["point"] = {**vars(point), "random": dict(vars(point.random))}
+        return state
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Keep a saved state for the next call of ``learn``."""
-        del strict  # an empty state is legal: the file was saved before the first rollout
-        if not state:
-            self._keep(None)
-            return
-        values = dict(state)
-        values["random"] = RandomState(**values["random"])
-        self._keep(ResumePoint(**values))
+        """
+        Keep a saved state for the next call of ``learn``.
+
+        A learning-rate scheduler that only the file or only the model has is ignored with a warning.
+        """
+        del strict  # a file that was saved before the first rollout holds no resume point
+        scheduler, saved = self._scheduler(), state.get("lr_scheduler")
+        if (scheduler is None) != (saved is None):
+            who = "the file" if scheduler is None else "the model"
+            warnings.warn(
+                f"load: only {who} has a learning-rate scheduler; its state is ignored.",
+                stacklevel=3,
+            )
+        elif scheduler is not None and saved is not None:
+            scheduler.load_state_dict(saved)
+        point = state.get("point")
+        if point is not None:
+            point = ResumePoint(**{**point, "random": RandomState(**point["random"])})
+        self._keep(point)

@@ -135,14 +135,16 @@ class FeatureReplay:
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: Mapping[str, th.Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, th.Tensor], strict: bool = True) -> None:
         """
         Continue from a saved state.
 
         :param state: what :meth:`state_dict` returned
+        :param strict: without effect, here for SB3, which passes it to everything it loads
         :raises StrlKeyError: if an entry is missing
         :raises StrlValueError: if the rows have another shape
         """
+        del strict
         missing = sorted({"rows", "position", "count", "generator"} - set(state))
         if missing:
             raise StrlKeyError(

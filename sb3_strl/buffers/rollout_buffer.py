@@ -105,7 +105,9 @@ class RolloutBuffer(DictRolloutBuffer):
         extra_fields: Mapping[str, FieldSpec] | None = None,
     ) -> None:
         # DictRolloutBuffer's own constructor would allocate NumPy arrays.
-        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        BaseBuffer.__init__(
+            self, buffer_size, observation_space, action_space, device, n_envs=n_envs
+        )
         self.gae_lambda = gae_lambda
         self.gamma = gamma
         available = group_spaces(observation_space)
@@ -136,15 +138,22 @@ class RolloutBuffer(DictRolloutBuffer):
         action_shape = () if discrete else (int(get_action_dim(self.action_space)),)
         integer = isinstance(self.action_space, (spaces.Discrete, spaces.MultiDiscrete))
         fields = {
-            OBS + group: FieldSpec(tuple(available[group].shape or ()), _torch_dtype(available[group]))
+            OBS + group: FieldSpec(
+                tuple(available[group].shape or ()), _torch_dtype(available[group])
+            )
             for group in self.groups
         }
         fields["actions"] = FieldSpec(action_shape, th.int64 if integer else th.float32)
         fields.update({DIST + name: FieldSpec(shape) for name, shape in dist.items()})
-        fields.update({name: FieldSpec() for name in ("values", "log_probs", "advantages", "returns")})
+        fields.update(
+            {name: FieldSpec() for name in ("values", "log_probs", "advantages", "returns")}
+        )
         fields["rewards"] = FieldSpec(sampled=False)
         fields.update(
-            {name: FieldSpec((), th.bool, False) for name in ("episode_starts", "terminated", "truncated")}
+            {
+                name: FieldSpec((), th.bool, False)
+                for name in ("episode_starts", "terminated", "truncated")
+            }
         )
         for name, spec in extra.items():
             if name in fields:
@@ -170,7 +179,9 @@ class RolloutBuffer(DictRolloutBuffer):
         for name, (dtype, start, stop) in self._columns.items():
             columns = self._slabs[dtype][..., start:stop]
             shape = (self.buffer_size, self.n_envs, *self.fields[name].shape)
-            self._views[name] = columns.view(shape) if len(shape) <= 3 else columns.unflatten(-1, shape[2:])
+            self._views[name] = (
+                columns.view(shape) if len(shape) <= 3 else columns.unflatten(-1, shape[2:])
+            )
 
     def _zeros(self, dtype: th.dtype, *shape: int) -> th.Tensor:
         return th.zeros((self.buffer_size, self.n_envs, *shape), dtype=dtype, device=self.device)
@@ -179,7 +190,9 @@ class RolloutBuffer(DictRolloutBuffer):
         known = {"actions", "values", "log_probs", "advantages", "returns"}
         sampled = [name for name, spec in self.fields.items() if spec.sampled]
         self._obs_names = {name.removeprefix(OBS): name for name in sampled if name.startswith(OBS)}
-        self._dist_names = {name.removeprefix(DIST): name for name in sampled if name.startswith(DIST)}
+        self._dist_names = {
+            name.removeprefix(DIST): name for name in sampled if name.startswith(DIST)
+        }
         taken = known | set(self._obs_names.values()) | set(self._dist_names.values())
         self._extra_names = [name for name in sampled if name not in taken]
 
@@ -216,7 +229,9 @@ class RolloutBuffer(DictRolloutBuffer):
         rows = []
         for name, view in self._views.items():
             size = view.numel() * view.element_size() / 1e6
-            rows.append((name, tuple(view.shape), str(view.dtype).removeprefix("torch."), f"{size:.2f}"))
+            rows.append(
+                (name, tuple(view.shape), str(view.dtype).removeprefix("torch."), f"{size:.2f}")
+            )
         return format_table("buffer fields", ("field", "shape", "dtype", "MB"), rows)
 
     # ------------------------------------------------------------------ filling
@@ -256,9 +271,7 @@ class RolloutBuffer(DictRolloutBuffer):
         rows["episode_starts"][step].copy_(episode_starts)
         self.pos = step + 1
 
-    def add_outcome(
-        self, rewards: th.Tensor, terminated: th.Tensor, truncated: th.Tensor
-    ) -> None:
+    def add_outcome(self, rewards: th.Tensor, terminated: th.Tensor, truncated: th.Tensor) -> None:
         """Store what followed the last decision, ``(n_envs,)`` each."""
         step = self.pos - 1
         self._rows["rewards"][step].copy_(rewards)
@@ -279,7 +292,9 @@ class RolloutBuffer(DictRolloutBuffer):
             )
         self._rows[name][self.pos - 1].copy_(value)
 
-    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: th.Tensor | None = None) -> None:  # type: ignore[override]
+    def compute_returns_and_advantage(
+        self, last_values: th.Tensor, dones: th.Tensor | None = None
+    ) -> None:  # type: ignore[override]
         """
         Fill ``advantages`` and ``returns`` (see :func:`~sb3_strl.common.returns.gae`).
 
@@ -287,8 +302,12 @@ class RolloutBuffer(DictRolloutBuffer):
         :param dones: not needed: the stored flags say which episodes ended
         """
         advantages, returns = gae(
-            self._views["rewards"], self._views["values"], self.dones,
-            last_values.flatten(), self.gamma, self.gae_lambda,
+            self._views["rewards"],
+            self._views["values"],
+            self.dones,
+            last_values.flatten(),
+            self.gamma,
+            self.gae_lambda,
         )
         self._views["advantages"].copy_(advantages)
         self._views["returns"].copy_(returns)

@@ -112,7 +112,9 @@ class ObsLayout:
         return nested
 
     @staticmethod
-    def _place(group: str, shape: tuple[int, ...], declared: SegmentMap | None) -> tuple[Segment, ...]:
+    def _place(
+        group: str, shape: tuple[int, ...], declared: SegmentMap | None
+    ) -> tuple[Segment, ...]:
         if declared is None:
             return (Segment(group, group, 0, shape),)
         if len(shape) != 1:

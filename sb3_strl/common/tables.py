@@ -17,6 +17,8 @@ def format_table(title: str, header: Sequence[str], rows: Iterable[Sequence[obje
     if not cells:
         return f"{title}: none"
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in [list(header), ["-" * width for width in widths], *cells]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [list(header), ["-" * width for width in widths], *cells]
+    ]
     return "\n".join([title, *("  " + line for line in lines)])

@@ -116,6 +116,10 @@ class Objective:
         hooks = [
             hook
             for hook in ("on_step", "reward_term", "loss", "update")
-            if any(hook in vars(cls) for cls in type(self).__mro__ if cls is not Objective and hook in base)
+            if any(
+                hook in vars(cls)
+                for cls in type(self).__mro__
+                if cls is not Objective and hook in base
+            )
         ]
         return (self.name, "-", ", ".join(hooks))

@@ -12,7 +12,7 @@ import torch as th
 from sb3_strl.buffers.feature_replay import FeatureReplay
 from sb3_strl.buffers.presets import ref_motion_fields
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
-from sb3_strl.common.errors import NonFiniteError, StrlKeyError, StrlTypeError, StrlValueError
+from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import group_spaces
 from sb3_strl.common.types import TensorDict
 from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep

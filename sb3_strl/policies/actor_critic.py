@@ -19,14 +19,19 @@ from sb3_strl.common.segments import SINGLE_GROUP, ObsLayout, Segment
 from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
 from sb3_strl.policies.activations import get_activation_cls
-from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
+from sb3_strl.policies.discriminator import AMPDiscriminator
 from sb3_strl.policies.distributions import GaussianHead, make_action_head
 from sb3_strl.policies.networks import MlpModel
 from sb3_strl.policies.options import NetOptions, check_parts, resolve_net_options
-from sb3_strl.policies.stages import EncoderSpec, ObsReader, make_encoders
+from sb3_strl.policies.stages import ObsReader, make_encoders
 
 Obs = th.Tensor | TensorDict
-_SET_DEFAULTS = {"actor": SINGLE_GROUP, "critic": "critic", "amp": "ref_obs", "expert": "ref_motion"}
+_SET_DEFAULTS = {
+    "actor": SINGLE_GROUP,
+    "critic": "critic",
+    "amp": "ref_obs",
+    "expert": "ref_motion",
+}
 
 
 class PolicyOutput(NamedTuple):
@@ -123,7 +128,9 @@ class StrlPolicy(ActorCriticPolicy):
                 f"{type(self).__name__}: generalised state-dependent exploration (use_sde=True) is not "
                 "supported. Use stable_baselines3.PPO for it, or leave use_sde out."
             )
-        arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        arguments = {
+            key: value for key, value in locals().items() if key not in ("self", "__class__")
+        }
         # ActorCriticPolicy's own constructor would build the networks of SB3's MlpPolicy.
         BasePolicy.__init__(
             self,
@@ -154,7 +161,9 @@ class StrlPolicy(ActorCriticPolicy):
         self._build_discriminator(amp_input_dim)
         if ortho_init:
             self._orthogonal()
-        self.optimizer = optimizer_class(self.ppo_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer = optimizer_class(
+            self.ppo_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
 
     # ------------------------------------------------------------------ construction
 
@@ -166,7 +175,10 @@ class StrlPolicy(ActorCriticPolicy):
     ) -> None:
         name = type(self).__name__
         self.layout = ObsLayout(self.observation_space, obs_segments)
-        sets = {key: [value] if isinstance(value, str) else list(value) for key, value in obs_groups.items()}
+        sets = {
+            key: [value] if isinstance(value, str) else list(value)
+            for key, value in obs_groups.items()
+        }
         available = list(self.layout.spaces)
         if "actor" not in sets and SINGLE_GROUP not in available:
             raise StrlKeyError(
@@ -208,11 +220,17 @@ class StrlPolicy(ActorCriticPolicy):
         if spec.critic_component_names != "shared":
             names = spec.critic_component_names
             return make_encoders(
-                self.critic_segments, [names] if isinstance(names, str) else names, spec, activation, True
+                self.critic_segments,
+                [names] if isinstance(names, str) else names,
+                spec,
+                activation,
+                True,
             )
         mine = {segment.name: segment for segment in self.actor_segments}
         for name in actor:
-            theirs = self.layout.find(name, self.obs_sets["critic"], "EncoderSpec: shared critic encoder")
+            theirs = self.layout.find(
+                name, self.obs_sets["critic"], "EncoderSpec: shared critic encoder"
+            )
             if theirs.shape != mine[name].shape:
                 raise StrlValueError(
                     f"EncoderSpec: segment '{name}' has shape {mine[name].shape} for the actor and "
@@ -331,7 +349,9 @@ class StrlPolicy(ActorCriticPolicy):
         """Run actor and critic over a minibatch; actions ``(B, action_dim)``."""
         params = self.action_params(obs)
         head = self.action_head
-        return PolicyOutput(params, head.log_prob(params, actions), self.values(obs), head.entropy(params))
+        return PolicyOutput(
+            params, head.log_prob(params, actions), self.values(obs), head.entropy(params)
+        )
 
     def update_normalizers(self, obs: TensorDict) -> None:
         """Add the raw observations of a rollout to the running statistics of actor and critic."""
@@ -356,15 +376,43 @@ class StrlPolicy(ActorCriticPolicy):
         ):
             groups = "+".join(reader.groups)
             if reader.normalizer is not None:
-                rows.append((f"{who} normaliser", f"{groups} {reader.vector_dim}", str(reader.vector_dim), 0))
+                rows.append(
+                    (
+                        f"{who} normaliser",
+                        f"{groups} {reader.vector_dim}",
+                        str(reader.vector_dim),
+                        0,
+                    )
+                )
             for name, encoder in reader.encoders.items():
                 segment = next(s for s in reader.segments if s.name == name)
-                rows.append((f"{who} encoder", f"{name} {segment.shape}", str(encoder.output_size), _count(encoder)))
+                rows.append(
+                    (
+                        f"{who} encoder",
+                        f"{name} {segment.shape}",
+                        str(encoder.output_size),
+                        _count(encoder),
+                    )
+                )
             out = self.action_head.input_dim if who == "actor" else 1
             rows.append((f"{who} trunk", str(reader.output_dim), str(out), _count(trunk)))
-        rows.append((type(self.action_head).__name__, str(self.action_head.input_dim), "actions", _count(self.action_head)))
+        rows.append(
+            (
+                type(self.action_head).__name__,
+                str(self.action_head.input_dim),
+                "actions",
+                _count(self.action_head),
+            )
+        )
         if self.discriminator is not None:
-            rows.append(("discriminator", str(self.discriminator.input_dim), "1", _count(self.discriminator)))
+            rows.append(
+                (
+                    "discriminator",
+                    str(self.discriminator.input_dim),
+                    "1",
+                    _count(self.discriminator),
+                )
+            )
         return format_table("policy stages", ("stage", "in", "out", "parameters"), rows)
 
     # ------------------------------------------------------------------ SB3's contract
@@ -375,7 +423,9 @@ class StrlPolicy(ActorCriticPolicy):
     def _flat_actions(self, actions: th.Tensor) -> th.Tensor:
         return actions.flatten(1) if actions.ndim > 1 else actions
 
-    def forward(self, obs: Obs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def forward(
+        self, obs: Obs, deterministic: bool = False
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         Act and value.
 
@@ -398,7 +448,9 @@ class StrlPolicy(ActorCriticPolicy):
         params = self.action_params(self.as_groups(observation))
         return self._shape_actions(self._choose(params, deterministic))
 
-    def evaluate_actions(self, obs: Obs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def evaluate_actions(
+        self, obs: Obs, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         Evaluate given actions.
 

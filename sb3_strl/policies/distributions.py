@@ -46,7 +46,9 @@ class ActionHead(nn.Module):
     constant_params: tuple[str, ...] = ()
     """Parameters that do not depend on the observation, without batch dimension."""
 
-    def __init__(self, input_dim: int, param_shapes: dict[str, tuple[int, ...]], noise_dim: int) -> None:
+    def __init__(
+        self, input_dim: int, param_shapes: dict[str, tuple[int, ...]], noise_dim: int
+    ) -> None:
         super().__init__()
         self.input_dim = input_dim
         self.param_shapes = param_shapes
@@ -57,7 +59,9 @@ class ActionHead(nn.Module):
         """Turn network outputs ``(B, input_dim)`` into parameters."""
 
     @abstractmethod
-    def draw_noise(self, shape: Sequence[int], generator: th.Generator | None, device: th.device) -> th.Tensor:
+    def draw_noise(
+        self, shape: Sequence[int], generator: th.Generator | None, device: th.device
+    ) -> th.Tensor:
         """Draw the random numbers ``(*shape, noise_dim)`` that :meth:`sample` consumes."""
 
     @abstractmethod
@@ -109,7 +113,9 @@ class GaussianHead(ActionHead):
     ) -> None:
         super().__init__(action_dim, {"mean": (action_dim,), "std": (action_dim,)}, action_dim)
         if not init_noise_std > 0:
-            raise StrlValueError(f"GaussianHead: init_noise_std is {init_noise_std}. It must be positive.")
+            raise StrlValueError(
+                f"GaussianHead: init_noise_std is {init_noise_std}. It must be positive."
+            )
         if noise_std_type not in ("log", "scalar"):
             raise StrlValueError(
                 f"GaussianHead: noise_std_type is {noise_std_type!r}. Known types: ['log', 'scalar']."
@@ -138,7 +144,9 @@ class GaussianHead(ActionHead):
     def params(self, output: th.Tensor) -> TensorDict:
         return {"mean": output, "std": self.std}
 
-    def draw_noise(self, shape: Sequence[int], generator: th.Generator | None, device: th.device) -> th.Tensor:
+    def draw_noise(
+        self, shape: Sequence[int], generator: th.Generator | None, device: th.device
+    ) -> th.Tensor:
         return th.randn((*shape, self.noise_dim), generator=generator, device=device)
 
     def sample(self, params: TensorDict, noise: th.Tensor) -> th.Tensor:
@@ -179,7 +187,9 @@ class CategoricalHead(ActionHead):
     :param starts: smallest value of every choice
     """
 
-    def __init__(self, sizes: Sequence[int], scalar: bool, starts: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, sizes: Sequence[int], scalar: bool, starts: Sequence[int] | None = None
+    ) -> None:
         self.sizes = [int(size) for size in sizes]
         total = sum(self.sizes)
         super().__init__(total, {"logits": (total,)}, total)
@@ -190,7 +200,9 @@ class CategoricalHead(ActionHead):
         parts = [part.log_softmax(-1) for part in output.split(self.sizes, dim=-1)]
         return {"logits": parts[0] if len(parts) == 1 else th.cat(parts, -1)}
 
-    def draw_noise(self, shape: Sequence[int], generator: th.Generator | None, device: th.device) -> th.Tensor:
+    def draw_noise(
+        self, shape: Sequence[int], generator: th.Generator | None, device: th.device
+    ) -> th.Tensor:
         noise = th.empty((*shape, self.noise_dim), device=device)
         return noise.exponential_(generator=generator)
 
@@ -239,7 +251,9 @@ class BernoulliHead(ActionHead):
     def params(self, output: th.Tensor) -> TensorDict:
         return {"logits": output}
 
-    def draw_noise(self, shape: Sequence[int], generator: th.Generator | None, device: th.device) -> th.Tensor:
+    def draw_noise(
+        self, shape: Sequence[int], generator: th.Generator | None, device: th.device
+    ) -> th.Tensor:
         return th.rand((*shape, self.noise_dim), generator=generator, device=device)
 
     def sample(self, params: TensorDict, noise: th.Tensor) -> th.Tensor:

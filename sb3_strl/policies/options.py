@@ -70,7 +70,9 @@ def resolve_net_options(
     if isinstance(net_arch, Mapping):
         unknown = sorted(set(net_arch) - {"pi", "vf"})
         if unknown:
-            raise StrlTypeError(f"Policy: net_arch has unknown keys {unknown}. Known keys: ['pi', 'vf'].")
+            raise StrlTypeError(
+                f"Policy: net_arch has unknown keys {unknown}. Known keys: ['pi', 'vf']."
+            )
         arch = {key: tuple(int(width) for width in value) for key, value in net_arch.items()}
     elif net_arch is not None:
         arch = {key: tuple(int(width) for width in net_arch) for key in ("pi", "vf")}

@@ -68,7 +68,9 @@ class EncoderSpec:
         :raises StrlValueError: if ``component_names`` is an empty list
         """
         check_known("EncoderSpec", "key", given, [item.name for item in fields(cls)])
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        values = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }
         if values.get("component_names") == ():
             raise StrlValueError(
                 "EncoderSpec: component_names is an empty list. Name at least one segment, or leave "
@@ -90,7 +92,9 @@ def _one_of(value: Any, index: int, count: int, what: str) -> Any:
     return value[index]
 
 
-def make_encoder(segment: Segment, class_name: str | None, kwargs: Mapping[str, Any], size: int, activation: str) -> nn.Module:
+def make_encoder(
+    segment: Segment, class_name: str | None, kwargs: Mapping[str, Any], size: int, activation: str
+) -> nn.Module:
     """
     Build the network that turns one segment into a latent of width ``size``.
 
@@ -225,13 +229,20 @@ class ObsReader(nn.Module):
         for segment in self.segments:
             encoder = segment.name if segment.name in self.encoders else None
             if segment.group not in offsets:
-                pieces.append(_Piece(encoder=encoder, shape=segment.shape, image_group=segment.group))
+                pieces.append(
+                    _Piece(encoder=encoder, shape=segment.shape, image_group=segment.group)
+                )
                 continue
             start = len(columns)
             offset = offsets[segment.group]
             columns.extend(range(offset + segment.start, offset + segment.stop))
             previous = pieces[-1] if pieces else None
-            if encoder is None and previous and previous.encoder is None and not previous.image_group:
+            if (
+                encoder is None
+                and previous
+                and previous.encoder is None
+                and not previous.image_group
+            ):
                 pieces[-1] = _Piece(previous.start, len(columns))
             else:
                 raw = encoder is not None and len(segment.shape) == 3 and not normalize_images
@@ -327,4 +338,3 @@ def _apply_to_images(encoder: nn.Module, images: th.Tensor) -> th.Tensor:
     lead = images.shape[:-3]
     latent: th.Tensor = encoder(images.reshape(-1, *images.shape[-3:]))
     return latent.reshape(*lead, -1)
-
