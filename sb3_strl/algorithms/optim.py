@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch as th
 from torch import nn
@@ -12,45 +12,19 @@ LR_MAX = 1e-2
 LR_FACTOR = 1.5
 
 
-class FlatGradients:
+@th.no_grad()
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> th.Tensor:
     """
-    One flat tensor behind the gradients of many parameters.
+    Scale all gradients so that their global L2 norm is at most ``max_norm``.
 
-    Clearing, measuring and clipping become one operation each instead of one per parameter.
-
-    :param parameters: all of one dtype and device
+    :param parameters: parameters without a gradient are skipped
+    :param max_norm: bound on the norm
+    :return: the norm before, a 0-d tensor
     """
-
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
-        first = self.parameters[0]
-        size = sum(parameter.numel() for parameter in self.parameters)
-        self.flat = th.zeros(size, dtype=first.dtype, device=first.device)
-        self._views = [
-            part.view_as(parameter)
-            for part, parameter in zip(
-                self.flat.split([p.numel() for p in self.parameters]), self.parameters, strict=True
-            )
-        ]
-
-    def bind(self) -> None:
-        """Make the parameters accumulate into the flat tensor (again, if somebody unset them)."""
-        for parameter, view in zip(self.parameters, self._views, strict=True):
-            parameter.grad = view
-
-    def zero(self) -> None:
-        """Clear all gradients."""
-        self.flat.zero_()
-
-    def clip(self, max_norm: float) -> th.Tensor:
-        """
-        Scale all gradients so that their global L2 norm is at most ``max_norm``.
-
-        :return: the norm before, a 0-d tensor
-        """
-        norm = th.linalg.vector_norm(self.flat)
-        self.flat.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0))
-        return norm
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = th.linalg.vector_norm(th.stack(th._foreach_norm(grads)))
+    th._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp_(max=1.0))
+    return norm
 
 
 def adapt_learning_rate(lr: th.Tensor, kl: th.Tensor, desired_kl: float) -> None:

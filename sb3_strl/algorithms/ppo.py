@@ -15,8 +15,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
 from sb3_strl.algorithms.guard import check_rollout
-from sb3_strl.algorithms.losses import surrogate_loss, value_loss
-from sb3_strl.algorithms.optim import FlatGradients, adapt_learning_rate
+from sb3_strl.algorithms.losses import (
+    STAT_NAMES,
+    LossSettings,
+    PPOTargets,
+    gaussian_ppo_loss,
+    ppo_loss,
+)
+from sb3_strl.algorithms.optim import adapt_learning_rate, clip_gradients
 from sb3_strl.algorithms.rollout import RolloutCollector, normalize_advantages
 from sb3_strl.algorithms.settings import check_settings, make_lr_scheduler
 from sb3_strl.algorithms.statistics import UpdateStatistics
@@ -25,8 +31,11 @@ from sb3_strl.common.errors import NonFiniteError
 from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
 from sb3_strl.objectives.base import Context, Objective
+from sb3_strl.policies.actor_critic import PolicyOutput
 from sb3_strl.policies.aliases import POLICY_ALIASES
 from sb3_strl.policies.distributions import GaussianHead
+
+_APPROX_KL = STAT_NAMES.index("approx_kl")
 
 
 class PPO(TensorOnPolicyAlgorithm):
@@ -191,7 +200,7 @@ class PPO(TensorOnPolicyAlgorithm):
             objective.setup(context)
         self._setup_buffer()
         self.collector = RolloutCollector(self.policy, self.generator, self.timeout_bootstrap)
-        self.statistics = UpdateStatistics(self.device)
+        self.statistics = UpdateStatistics(STAT_NAMES)
 
     def _setup_policy(self) -> None:
         kwargs: dict[str, Any] = dict(self.policy_kwargs)
@@ -213,7 +222,7 @@ class PPO(TensorOnPolicyAlgorithm):
         self.lr_scheduler = make_lr_scheduler(
             self.lr_scheduler_class, self.lr_scheduler_kwargs, self.policy.optimizer
         )
-        self.gradients = FlatGradients(self.policy.ppo_parameters())
+        self._parameters = self.policy.ppo_parameters()
         self.min_std = th.as_tensor(self.clip_min_std, dtype=th.float32, device=self.device)
 
     def _setup_buffer(self) -> None:
@@ -333,9 +342,14 @@ class PPO(TensorOnPolicyAlgorithm):
         buffer = self.rollout_buffer
         self._set_learning_rate()
         progress = self._current_progress_remaining
-        self._clip: float = self.clip_range(progress)  # type: ignore[operator]
-        self._clip_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
-        self.gradients.bind()
+        clip: float = self.clip_range(progress)  # type: ignore[operator]
+        self._loss_settings = LossSettings(
+            clip_range=clip,
+            value_clip=clip if self.use_clipped_value_loss else None,
+            sb3_value_clip=None if self.clip_range_vf is None else self.clip_range_vf(progress),  # type: ignore[operator]
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+        )
         self.statistics.reset()
         for objective in self.objectives:
             objective.start_update(buffer)
@@ -355,59 +369,53 @@ class PPO(TensorOnPolicyAlgorithm):
     def _train_epoch(self, buffer: RolloutBuffer) -> bool:
         """Pass over the rollout once; return whether ``target_kl`` let it complete."""
         for batch in buffer.get(self.minibatch_size, self.generator):
-            approx_kl = self._minibatch(batch)
-            if approx_kl is None:
+            if not self._minibatch(batch):
                 return False
             for objective in self.objectives:
                 objective.update(batch)
         return True
 
-    def _minibatch(self, batch: RolloutBatch) -> th.Tensor | None:
-        """Take one gradient step; return the approximate KL, ``None`` if it stopped the update."""
-        out = self.policy.evaluate(batch.observations, batch.actions)
-        advantages = batch.advantages
-        if self.normalize_advantage in ("minibatch", True) and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        surrogate = surrogate_loss(out.log_prob, batch.old_log_prob, advantages, self._clip)
-        value = value_loss(
-            out.values,
-            batch.old_values,
-            batch.returns,
-            self._clip if self.use_clipped_value_loss else None,
-            self._clip_vf,
-        )
-        entropy_loss = -out.entropy.mean()
-        loss = surrogate.loss + self.ent_coef * entropy_loss + self.vf_coef * value
+    def _minibatch(self, batch: RolloutBatch) -> bool:
+        """Take one gradient step; return whether ``target_kl`` allowed it."""
+        out = self.policy.evaluate(batch.observations)
+        loss, stats = self._ppo_loss(batch, out)
         for objective in self.objectives:
             extra = objective.loss(batch, out)
             if extra is not None:
                 loss = loss + extra
-        with th.no_grad():
-            approx_kl = (surrogate.ratio - 1.0 - surrogate.log_ratio).mean()
-            clipped = ((surrogate.ratio - 1.0).abs() > self._clip).float().mean()
-            self.statistics.add(
-                {
-                    "policy_gradient_loss": surrogate.loss,
-                    "value_loss": value,
-                    "entropy_loss": entropy_loss,
-                    "loss": loss,
-                    "approx_kl": approx_kl,
-                    "clip_fraction": clipped,
-                }
-            )
-            if self.schedule == "adaptive" and self.desired_kl is not None and self._steps_taken:
+        self.statistics.add(stats)
+        if self.target_kl is not None and float(stats[_APPROX_KL]) > 1.5 * self.target_kl:
+            return False
+        if self.schedule == "adaptive" and self.desired_kl is not None and self._steps_taken:
+            with th.no_grad():
                 kl = self.policy.action_head.kl(batch.dist, out.params).mean()
                 adapt_learning_rate(self._lr_tensor(), kl, self.desired_kl)
-        if self.target_kl is not None and float(approx_kl) > 1.5 * self.target_kl:
-            return None
         self._optimizer_step(loss)
-        return approx_kl
+        return True
+
+    def _ppo_loss(self, batch: RolloutBatch, out: PolicyOutput) -> tuple[th.Tensor, th.Tensor]:
+        """Return surrogate + value + entropy loss, and statistics."""
+        advantages = batch.advantages
+        if self.normalize_advantage in ("minibatch", True) and len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        targets = PPOTargets(
+            batch.actions, batch.old_log_prob, advantages, batch.old_values, batch.returns
+        )
+        head = self.policy.action_head
+        if isinstance(head, GaussianHead):
+            params = out.params
+            return gaussian_ppo_loss(
+                params["mean"], params["std"], out.values, targets, self._loss_settings
+            )
+        log_prob, entropy = head.log_prob(out.params, batch.actions), head.entropy(out.params)
+        return ppo_loss(log_prob, entropy, out.values, targets, self._loss_settings)
 
     def _optimizer_step(self, loss: th.Tensor) -> None:
-        self.gradients.zero()
-        loss.backward()
-        self.gradients.clip(self.max_grad_norm)
-        self.policy.optimizer.step()
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip_gradients(self._parameters, self.max_grad_norm)
+        optimizer.step()
         self._steps_taken += 1
         head = self.policy.action_head
         if isinstance(head, GaussianHead):
@@ -445,9 +453,9 @@ class PPO(TensorOnPolicyAlgorithm):
         for key, value in zip(extra, th.stack(list(extra.values())).tolist(), strict=True):
             self.logger.record(key, value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/clip_range", self._clip)
-        if self._clip_vf is not None:
-            self.logger.record("train/clip_range_vf", self._clip_vf)
+        self.logger.record("train/clip_range", self._loss_settings.clip_range)
+        if self._loss_settings.sb3_value_clip is not None:
+            self.logger.record("train/clip_range_vf", self._loss_settings.sb3_value_clip)
         self.logger.record("train/learning_rate", self.current_lr)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch as th
 
 
@@ -9,12 +11,11 @@ class UpdateStatistics:
     """
     Running means of named device scalars.
 
-    :param device: where the scalars live
+    :param names: what the scalars are, in order
     """
 
-    def __init__(self, device: th.device) -> None:
-        self.device = device
-        self._names: tuple[str, ...] = ()
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
         self._total: th.Tensor | None = None
         self._count = 0
 
@@ -23,19 +24,13 @@ class UpdateStatistics:
         self._total = None
         self._count = 0
 
-    @th.no_grad()
-    def add(self, values: dict[str, th.Tensor]) -> None:
-        """Add one minibatch: 0-d tensors by name, the same names every time."""
-        stacked = th.stack([value.detach() for value in values.values()])
-        if self._total is None:
-            self._names = tuple(values)
-            self._total = stacked
-        else:
-            self._total.add_(stacked)
+    def add(self, values: th.Tensor) -> None:
+        """Add one minibatch, ``(len(names),)``, detached."""
+        self._total = values.clone() if self._total is None else self._total.add_(values)
         self._count += 1
 
     def means(self) -> dict[str, float]:
-        """Return the means; one host transfer."""
+        """Return the means, none before the first minibatch; one host transfer."""
         if self._total is None:
             return {}
-        return dict(zip(self._names, (self._total / self._count).tolist(), strict=True))
+        return dict(zip(self.names, (self._total / self._count).tolist(), strict=True))

@@ -39,15 +39,11 @@ class PolicyOutput(NamedTuple):
     What one forward pass over a minibatch yields; B samples.
 
     :param params: parameters of the action distribution, ``(B, ...)`` or broadcastable to it
-    :param log_prob: ``(B,)``
     :param values: ``(B,)``
-    :param entropy: ``(B,)``
     """
 
     params: TensorDict
-    log_prob: th.Tensor
     values: th.Tensor
-    entropy: th.Tensor
 
 
 class StrlPolicy(ActorCriticPolicy):
@@ -270,10 +266,16 @@ class StrlPolicy(ActorCriticPolicy):
         self.critic_reader = reader(self.critic_segments, self._critic_encoders(encoders))
         self.action_head = make_action_head(self.action_space, net.init_noise_std, noise_std_type)
         self.actor = MlpModel(
-            self.actor_reader.output_dim, list(net.pi), self.action_head.input_dim, net.activation
+            self.actor_reader.output_dim,
+            list(net.pi),
+            self.action_head.input_dim,
+            net.activation,
+            fuse=True,
         )
         self.mu_activation = get_activation_cls(mu_activation)() if mu_activation else None
-        self.critic = MlpModel(self.critic_reader.output_dim, list(net.vf), 1, net.activation)
+        self.critic = MlpModel(
+            self.critic_reader.output_dim, list(net.vf), 1, net.activation, fuse=True
+        )
 
     def _build_discriminator(self, input_dim: int | None) -> None:
         self.discriminator: AMPDiscriminator | None = None
@@ -345,13 +347,9 @@ class StrlPolicy(ActorCriticPolicy):
         value: th.Tensor = self.critic(self.critic_reader(obs))
         return value.squeeze(-1)
 
-    def evaluate(self, obs: TensorDict, actions: th.Tensor) -> PolicyOutput:
-        """Run actor and critic over a minibatch; actions ``(B, action_dim)``."""
-        params = self.action_params(obs)
-        head = self.action_head
-        return PolicyOutput(
-            params, head.log_prob(params, actions), self.values(obs), head.entropy(params)
-        )
+    def evaluate(self, obs: TensorDict) -> PolicyOutput:
+        """Run actor and critic over a minibatch of groups ``(B, ...)``."""
+        return PolicyOutput(self.action_params(obs), self.values(obs))
 
     def update_normalizers(self, obs: TensorDict) -> None:
         """Add the raw observations of a rollout to the running statistics of actor and critic."""
@@ -456,8 +454,9 @@ class StrlPolicy(ActorCriticPolicy):
 
         :return: values ``(B, 1)``, log-probabilities ``(B,)``, entropies ``(B,)``
         """
-        out = self.evaluate(self.as_groups(obs), self._flat_actions(actions))
-        return out.values.unsqueeze(-1), out.log_prob, out.entropy
+        out, head = self.evaluate(self.as_groups(obs)), self.action_head
+        log_prob = head.log_prob(out.params, self._flat_actions(actions))
+        return out.values.unsqueeze(-1), log_prob, head.entropy(out.params)
 
     def get_distribution(self, obs: Obs) -> Distribution:
         """Return SB3's distribution object for the observations."""
