@@ -30,10 +30,14 @@ def check_rollout(algorithm: PPO, last_obs: TensorDict) -> None:
     :raises NonFiniteError: naming the fields and environments; the state of the rollout is dumped and
         the model, still unharmed, is saved
     """
-    fields = _fields(algorithm, last_obs)
-    total = th.stack([value.sum(dtype=th.float32) for value in fields.values()]).sum()
+    stored = algorithm.rollout_buffer.float_storage()
+    stored += [value for value in last_obs.values() if value.is_floating_point()]
+    if algorithm.collector.has_final_obs:
+        stored += algorithm.collector.final_obs.values()
+    total = th.stack([value.sum(dtype=th.float32) for value in stored]).sum()
     if bool(total.isfinite()):
         return
+    fields = _fields(algorithm, last_obs)
     found = {name: _offenders(value) for name, value in fields.items()}
     found = {name: envs for name, envs in found.items() if envs}
     if not found:  # huge but finite numbers overflowed the sum
@@ -59,11 +63,8 @@ def _fields(algorithm: PPO, last_obs: TensorDict) -> TensorDict:
     names = [name for name in buffer.fields if name.endswith(("/features", "/expert"))]
     fields.update({name: buffer[name] for name in names if not name.startswith(OBS)})
     if algorithm.collector.has_final_obs:
-        # Rows of unfinished episodes may hold anything.
-        ended = buffer.dones
-        for group, value in algorithm.collector.final_obs.items():
-            mask = ended.view(*ended.shape, *([1] * (value.ndim - 2)))
-            fields[f"final observation {group}"] = th.where(mask, value, th.zeros_like(value))
+        final = algorithm.collector.final_obs
+        fields.update({f"final observation {group}": value for group, value in final.items()})
     return {name: value for name, value in fields.items() if value.is_floating_point()}
 
 

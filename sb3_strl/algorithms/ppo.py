@@ -241,6 +241,7 @@ class PPO(TensorOnPolicyAlgorithm):
             **{  # type: ignore[arg-type]
                 "groups": self.policy.groups,
                 "dist_shapes": self.policy.action_head.param_shapes,
+                "sample_dist": self.schedule == "adaptive",
                 "extra_fields": extra,
                 **self.rollout_buffer_kwargs,
             },
@@ -412,7 +413,8 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _optimizer_step(self, loss: th.Tensor) -> None:
         optimizer = self.policy.optimizer
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         clip_gradients(self._parameters, self.max_grad_norm)
         optimizer.step()

@@ -75,8 +75,8 @@ class RolloutBuffer(DictRolloutBuffer):
     """
     Storage of ``n_steps`` steps of ``n_envs`` environments.
 
-    All sampled float32 fields of a transition lie side by side in one row of a slab, so that drawing
-    a minibatch is a single gather. Nothing is copied to the host and no sample is dropped.
+    All sampled vectors of a transition lie side by side in one row of a slab, and all sampled scalars
+    in another, so that drawing a minibatch takes two gathers. Nothing is copied to the host and no sample is dropped.
 
     :param buffer_size: number of steps T
     :param observation_space: a Dict of groups or a single space (group ``"policy"``)
@@ -87,6 +87,7 @@ class RolloutBuffer(DictRolloutBuffer):
     :param n_envs: number of environments N
     :param groups: observation groups to store, default all
     :param dist_shapes: parameters of the action distribution to store
+    :param sample_dist: whether minibatches carry them
     :param extra_fields: fields of the objectives by name
     :raises StrlKeyError: if a group does not exist
     """
@@ -102,6 +103,7 @@ class RolloutBuffer(DictRolloutBuffer):
         n_envs: int = 1,
         groups: Sequence[str] | None = None,
         dist_shapes: Mapping[str, tuple[int, ...]] | None = None,
+        sample_dist: bool = True,
         extra_fields: Mapping[str, FieldSpec] | None = None,
     ) -> None:
         # DictRolloutBuffer's own constructor would allocate NumPy arrays.
@@ -118,10 +120,16 @@ class RolloutBuffer(DictRolloutBuffer):
                     f"RolloutBuffer: there is no observation group '{group}'.{suggest(group, available)} "
                     f"Available: {list(available)}."
                 )
-        self.fields = self._declare(available, dict(dist_shapes or {}), dict(extra_fields or {}))
+        dist = {
+            DIST + key: FieldSpec(shape, sampled=sample_dist)
+            for key, shape in (dist_shapes or {}).items()
+        }
+        self.fields = self._declare(available, dist, extra_fields or {})
         self._slabs: dict[th.dtype, th.Tensor] = {}
         self._views: TensorDict = {}
         self._columns: dict[str, tuple[th.dtype, int, int]] = {}
+        self._scalars: dict[th.dtype, th.Tensor] = {}
+        self._scalar_rows: dict[str, tuple[th.dtype, int]] = {}
         self._allocate()
         # One view per step and field, made once instead of at every step.
         self._rows = {name: view.unbind(0) for name, view in self._views.items()}
@@ -131,7 +139,7 @@ class RolloutBuffer(DictRolloutBuffer):
     def _declare(
         self,
         available: Mapping[str, spaces.Space[Any]],
-        dist: Mapping[str, tuple[int, ...]],
+        dist: Mapping[str, FieldSpec],
         extra: Mapping[str, FieldSpec],
     ) -> dict[str, FieldSpec]:
         discrete = isinstance(self.action_space, spaces.Discrete)
@@ -144,7 +152,7 @@ class RolloutBuffer(DictRolloutBuffer):
             for group in self.groups
         }
         fields["actions"] = FieldSpec(action_shape, th.int64 if integer else th.float32)
-        fields.update({DIST + name: FieldSpec(shape) for name, shape in dist.items()})
+        fields.update(dist)
         fields.update(
             {name: FieldSpec() for name in ("values", "log_probs", "advantages", "returns")}
         )
@@ -165,23 +173,29 @@ class RolloutBuffer(DictRolloutBuffer):
         return fields
 
     def _allocate(self) -> None:
+        """Lay sampled vectors of one dtype side by side, and sampled scalars one after another."""
         widths: dict[th.dtype, int] = {}
+        scalars: dict[th.dtype, list[str]] = {}
         for name, spec in self.fields.items():
             if not spec.sampled:
                 self._views[name] = self._zeros(spec.dtype, *spec.shape)
-                continue
-            start = widths.get(spec.dtype, 0)
-            stop = start + int(np.prod(spec.shape, dtype=np.int64))
-            self._columns[name] = (spec.dtype, start, stop)
-            widths[spec.dtype] = stop
+            elif spec.shape:
+                start = widths.get(spec.dtype, 0)
+                widths[spec.dtype] = start + int(np.prod(spec.shape, dtype=np.int64))
+                self._columns[name] = (spec.dtype, start, widths[spec.dtype])
+            else:
+                scalars.setdefault(spec.dtype, []).append(name)
         for dtype, width in widths.items():
             self._slabs[dtype] = self._zeros(dtype, width)
         for name, (dtype, start, stop) in self._columns.items():
-            columns = self._slabs[dtype][..., start:stop]
-            shape = (self.buffer_size, self.n_envs, *self.fields[name].shape)
-            self._views[name] = (
-                columns.view(shape) if len(shape) <= 3 else columns.unflatten(-1, shape[2:])
-            )
+            columns, shape = self._slabs[dtype][..., start:stop], self.fields[name].shape
+            self._views[name] = columns if len(shape) == 1 else columns.unflatten(-1, shape)
+        for dtype, names in scalars.items():
+            size = (len(names), self.buffer_size, self.n_envs)
+            self._scalars[dtype] = th.zeros(size, dtype=dtype, device=self.device)
+            for row, name in enumerate(names):
+                self._scalar_rows[name] = (dtype, row)
+                self._views[name] = self._scalars[dtype][row]
 
     def _zeros(self, dtype: th.dtype, *shape: int) -> th.Tensor:
         return th.zeros((self.buffer_size, self.n_envs, *shape), dtype=dtype, device=self.device)
@@ -191,7 +205,7 @@ class RolloutBuffer(DictRolloutBuffer):
         sampled = [name for name, spec in self.fields.items() if spec.sampled]
         self._obs_names = {name.removeprefix(OBS): name for name in sampled if name.startswith(OBS)}
         self._dist_names = {
-            name.removeprefix(DIST): name for name in sampled if name.startswith(DIST)
+            name.removeprefix(DIST): name for name in self.fields if name.startswith(DIST)
         }
         taken = known | set(self._obs_names.values()) | set(self._dist_names.values())
         self._extra_names = [name for name in sampled if name not in taken]
@@ -345,17 +359,23 @@ class RolloutBuffer(DictRolloutBuffer):
         if size <= 0:
             raise StrlValueError(f"RolloutBuffer: batch_size is {size}. It must be positive.")
         order = th.randperm(total, generator=generator, device=self.device)
-        flat = {dtype: slab.view(total, slab.shape[-1]) for dtype, slab in self._slabs.items()}
+        flat = [(dtype, slab.view(total, -1)) for dtype, slab in self._slabs.items()]
+        flat_scalars = [(dtype, slab.view(-1, total)) for dtype, slab in self._scalars.items()]
         for rows in order.split(size):
-            yield self._batch({dtype: slab.index_select(0, rows) for dtype, slab in flat.items()})
+            yield self._batch(
+                {dtype: slab.index_select(0, rows) for dtype, slab in flat},
+                {dtype: slab.index_select(1, rows) for dtype, slab in flat_scalars},
+            )
 
-    def _batch(self, slabs: dict[th.dtype, th.Tensor]) -> RolloutBatch:
+    def _batch(
+        self, slabs: dict[th.dtype, th.Tensor], scalars: dict[th.dtype, th.Tensor]
+    ) -> RolloutBatch:
         def part(name: str) -> th.Tensor:
+            if name in self._scalar_rows:
+                dtype, row = self._scalar_rows[name]
+                return scalars[dtype][row]
             dtype, start, stop = self._columns[name]
-            shape = self.fields[name].shape
-            if not shape:
-                return slabs[dtype][:, start]
-            columns = slabs[dtype][:, start:stop]
+            columns, shape = slabs[dtype][:, start:stop], self.fields[name].shape
             return columns if len(shape) == 1 else columns.unflatten(-1, shape)
 
         return RolloutBatch(
@@ -365,6 +385,14 @@ class RolloutBuffer(DictRolloutBuffer):
             old_log_prob=part("log_probs"),
             advantages=part("advantages"),
             returns=part("returns"),
-            dist={key: part(name) for key, name in self._dist_names.items()},
+            dist={
+                key: part(name) for key, name in self._dist_names.items() if name in self._columns
+            },
             extras={name: part(name) for name in self._extra_names},
         )
+
+    def float_storage(self) -> list[th.Tensor]:
+        """Return the tensors behind all floating-point fields."""
+        stored = [*self._slabs.values(), *self._scalars.values()]
+        stored += [self._views[name] for name, spec in self.fields.items() if not spec.sampled]
+        return [value for value in stored if value.is_floating_point()]

@@ -8,8 +8,8 @@ from typing import Any
 import torch as th
 from torch import nn
 
-_CPU_CHUNK_ROWS = 2048
-"""Rows whose activations stay in a CPU's cache from one layer to the next."""
+_CPU_CHUNK_NUMBERS = 2**20
+"""Activations that stay in a CPU's cache from one layer to the next."""
 
 _ELU, _RELU, _TANH = range(3)
 _CODES: dict[type[nn.Module], int] = {nn.ELU: _ELU, nn.ReLU: _RELU, nn.Tanh: _TANH}
@@ -37,7 +37,9 @@ class _MlpFunction(th.autograd.Function):
     def forward(ctx: Any, x: th.Tensor, code: int, *parameters: th.Tensor) -> th.Tensor:  # type: ignore[override]
         weights, biases = parameters[0::2], parameters[1::2]
         transposed = [weight.t() for weight in weights]
-        rows = _CPU_CHUNK_ROWS if x.device.type == "cpu" else len(x)
+        rows = len(x)
+        if x.device.type == "cpu":
+            rows = max(1, _CPU_CHUNK_NUMBERS // sum(map(len, weights)))
         last = len(weights) - 1
         results: list[list[th.Tensor]] = []
         for chunk in x.split(rows) if len(x) > rows else (x,):
