@@ -1,7 +1,8 @@
 """
 Robot learning in Stable-Baselines3's idiom.
 
-``APPO`` is PPO with an adversarial motion prior, not Asynchronous PPO; ``AMPPPO`` is the same class.
+``APPO`` is PPO with an adversarial motion prior, not Asynchronous PPO; ``AMPPPO`` is the same
+class.
 """
 
 from sb3_strl.algorithms import AMPPPO, APPO, PPO

@@ -23,14 +23,14 @@ from sb3_strl.policies.aliases import POLICY_ALIASES
 
 class APPO(PPO):
     r"""
-    PPO + :class:`~sb3_strl.objectives.AdversarialMotionPrior`: learn a task in the style of recorded
-    motions (Peng et al. 2021, https://arxiv.org/abs/2104.02180).
+    PPO + :class:`~sb3_strl.objectives.AdversarialMotionPrior`: learn a task in the style of
+    recorded motions (Peng et al. 2021, https://arxiv.org/abs/2104.02180).
 
     Not Asynchronous PPO, which other libraries call APPO; the class is also exported as ``AMPPPO``.
 
-    The policy owns the discriminator, so ``policy`` must have an ``amp`` part; style coefficient, task
-    mixture, loss and gradient penalty are ``policy_kwargs=dict(amp_discriminator=dict(...))``, see
-    :class:`~sb3_strl.policies.DiscriminatorSpec`.
+    The policy owns the discriminator, so ``policy`` must have an ``amp`` part; style coefficient,
+    task mixture, loss and gradient penalty are ``policy_kwargs=dict(amp_discriminator=dict(...))``,
+    see :class:`~sb3_strl.policies.DiscriminatorSpec`.
 
     :param policy: e.g. ``"AmpPolicy"`` or ``"EncoderAmpPolicy"``
     :param env: an environment with the group ``ref_obs`` (K frames of style features) and, unless
@@ -44,8 +44,8 @@ class APPO(PPO):
     :param amp_obs_dim: checked against the width of ``ref_obs``, else inferred
     :param expert_source: ``"env"``, or e.g. a :class:`~sb3_strl.objectives.MotionFeatures`
     :param mimic_reward_coef: penalty on the distance to the time-aligned reference
-    :param mimic_loss_coef: kept for old configurations; logged only, because a loss between two stored
-        tensors has no gradient
+    :param mimic_loss_coef: kept for old configurations; logged only, because a loss between two
+        stored tensors has no gradient
     :param dagger_loss_coef: only with a source of labels other than the policy's own actions, which
         this class does not have
     :param bc_loss_coef: refused
@@ -101,19 +101,20 @@ class APPO(PPO):
     def _check_legacy(self) -> None:
         if self.bc_loss_coef is not None:
             raise StrlTypeError(
-                f"APPO: bc_loss_coef={self.bc_loss_coef} has never had an effect. Remove it; behaviour "
-                "cloning of a teacher is TPPO's distillation loss."
+                f"APPO: bc_loss_coef={self.bc_loss_coef} has never had an effect. Remove it; "
+                "behaviour cloning of a teacher is TPPO's distillation loss."
             )
         if self.dagger_loss_coef != 0.0:
             raise StrlValueError(
-                f"APPO: dagger_loss_coef={self.dagger_loss_coef} needs labels from somebody other than "
-                "the policy itself. Imitating its own actions only shrinks its noise. Use a teacher "
-                "(ATPPO), or set it to 0."
+                f"APPO: dagger_loss_coef={self.dagger_loss_coef} needs labels from somebody other "
+                "than the policy itself. Imitating its own actions only shrinks its noise. Use a "
+                "teacher (ATPPO), or set it to 0."
             )
         if self.mimic_loss_coef != 0.0:
             warnings.warn(
-                f"APPO: mimic_loss_coef={self.mimic_loss_coef} has no effect: the loss compares two "
-                "stored tensors and has no gradient. Use mimic_reward_coef to reward tracking; the "
+                f"APPO: mimic_loss_coef={self.mimic_loss_coef} has no effect: the loss compares "
+                "two stored tensors and has no gradient. Use mimic_reward_coef to reward tracking; "
+                "the "
                 "distance is logged as amp/mimic_distance.",
                 stacklevel=3,
             )
@@ -142,8 +143,8 @@ class APPO(PPO):
             and discriminator.input_dim != self.amp_obs_dim
         ):
             raise StrlValueError(
-                f"APPO: amp_obs_dim is {self.amp_obs_dim}, but the features of this environment have "
-                f"{discriminator.input_dim} numbers per window. Leave amp_obs_dim out."
+                f"APPO: amp_obs_dim is {self.amp_obs_dim}, but the features of this environment "
+                f"have {discriminator.input_dim} numbers per window. Leave amp_obs_dim out."
             )
 
     def _excluded_save_params(self) -> list[str]:

@@ -9,7 +9,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -20,11 +20,16 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
+from sb3_strl.algorithms.guard import check_rollout
+from sb3_strl.algorithms.rollout import RolloutCollector, normalize_advantages
 from sb3_strl.algorithms.training_state import RandomState, ResumePoint, TrainingState
+from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError, suggest
+from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
 from sb3_strl.envs import NumpyBridge, TensorVecEnv, as_tensor_env
+from sb3_strl.objectives.base import Objective
 from sb3_strl.policies.actor_critic import StrlPolicy
 
 
@@ -45,6 +50,12 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
     generator: th.Generator
     episode_stats: EpisodeStats
     n_iterations: int
+    collector: RolloutCollector
+    normalize_advantage: bool | Literal["rollout", "minibatch"]
+    objectives: list[Objective]
+    rollout_buffer: RolloutBuffer
+    _last_obs: Any  # TensorDict | None; SB3 declares arrays
+    _last_episode_starts: Any  # Tensor | None
     lr_scheduler: th.optim.lr_scheduler.LRScheduler | None
 
     # ------------------------------------------------------------------ construction
@@ -53,8 +64,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         known = self.policy_aliases
         if policy_name not in known:
             raise StrlValueError(
-                f"{type(self).__name__}: unknown policy '{policy_name}'.{suggest(policy_name, known)} "
-                f"Known policies: {sorted(known)}."
+                f"{type(self).__name__}: unknown policy "
+                f"'{policy_name}'.{suggest(policy_name, known)} Known policies: {sorted(known)}."
             )
         return known[policy_name]
 
@@ -112,6 +123,18 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
             )
         return self.tensor_env
 
+    def __str__(self) -> str:
+        objectives = [objective.describe() for objective in self.objectives]
+        return "\n\n".join(
+            [
+                f"{type(self).__name__}({type(self.policy).__name__}, n_envs={self.n_envs}, "
+                f"n_steps={self.n_steps}, device={self.device})",
+                format_table("objectives", ("name", "coefficient", "hooks"), objectives),
+                self.rollout_buffer.describe(),
+                self.policy.describe(),
+            ]
+        )
+
     # ------------------------------------------------------------------ learning
 
     def learn(  # type: ignore[override]
@@ -130,8 +153,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param callback: called at every step
         :param log_interval: iterations between two log dumps, ``None`` for none
         :param tb_log_name: name of the run, default the name of the class
-        :param reset_num_timesteps: start counting anew and reset the environment; ``False`` continues
-            exactly where the run, or the file it was loaded from, stopped
+        :param reset_num_timesteps: start counting anew and reset the environment; ``False``
+            continues exactly where the run, or the file it was loaded from, stopped
         :param progress_bar: show a progress bar
         :return: the algorithm
         """
@@ -180,7 +203,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         env = self._require_env()
         if point.env_state is None or point.episode_starts.shape[0] != env.num_envs:
             warnings.warn(
-                f"{type(self).__name__}: the file holds no state for this environment, so its episodes "
+                f"{type(self).__name__}: the file holds no state for this environment, so its "
+                "episodes "
                 "start anew; everything else continues exactly.",
                 stacklevel=4,
             )
@@ -190,6 +214,66 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _to_device(self, obs: TensorDict) -> TensorDict:
         return {group: value.to(self.device) for group, value in obs.items()}
+
+    # ------------------------------------------------------------------ collecting
+
+    def collect_rollouts(  # type: ignore[override]
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """
+        Fill the buffer with one rollout; see SB3.
+
+        :return: whether the rollout is complete (``False``: a callback stopped it)
+        :raises NonFiniteError: if the environment produced NaN or infinity
+        """
+        tensor_env = self._require_env()
+        self.policy.set_training_mode(False)
+        self._resume_point = None
+        self._resume_point = self._capture()
+        collector = self.collector
+        collector.start(rollout_buffer, tensor_env, self.episode_stats)
+        callback.on_rollout_start()
+        is_monitored = self.reads_infos
+        n_steps = 0
+        obs_tensor: Any = self._last_obs
+        while n_steps < n_rollout_steps:
+            actions, clipped_actions = collector.act(obs_tensor, self._last_episode_starts)
+            result = collector.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+            for objective in self.objectives:
+                objective.on_step(collector.as_step(actions, result), rollout_buffer)
+            new_obs, rewards, dones, infos = collector.lazy_locals(result)
+            obs_tensor = self._last_obs = result.obs  # type: ignore[assignment]
+            self._last_episode_starts = collector.dones  # type: ignore[assignment]
+            n_steps += 1
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            if is_monitored:
+                self._update_info_buffer(infos, dones)
+        self._finish_rollout(obs_tensor)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _finish_rollout(self, last_obs: TensorDict) -> None:
+        """Check, value, shape and bootstrap the rollout, then compute its advantages."""
+        buffer, collector = self.rollout_buffer, self.collector
+        check_rollout(self, last_obs)
+        self._record_episodes()
+        last_values = collector.value(last_obs)
+        terms = [objective.reward_term(buffer) for objective in self.objectives]
+        collector.shape_rewards([term for term in terms if term is not None])
+        collector.bootstrap(self.gamma)
+        buffer.compute_returns_and_advantage(last_values)
+        if self.normalize_advantage == "rollout":
+            normalize_advantages(buffer["advantages"])
+        for key, value in collector.log_means().items():
+            self.logger.record(key, value)
 
     # ------------------------------------------------------------------ checkpoints
 

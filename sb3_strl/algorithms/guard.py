@@ -14,21 +14,21 @@ from sb3_strl.common.errors import NonFiniteError
 from sb3_strl.common.types import TensorDict
 
 if TYPE_CHECKING:
-    from sb3_strl.algorithms.ppo import PPO
+    from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
 
 _MAX_NAMED = 8
 
 
 @th.no_grad()
-def check_rollout(algorithm: PPO, last_obs: TensorDict) -> None:
+def check_rollout(algorithm: TensorOnPolicyAlgorithm, last_obs: TensorDict) -> None:
     """
     Refuse a rollout with NaN or infinity before anything learns from it.
 
-    The happy path costs one sum per field and a single host transfer: a sum is finite exactly if all
-    its terms are (short of overflow, which is not finite either).
+    The happy path costs one sum per field and a single host transfer: a sum is finite exactly if
+    all its terms are (short of overflow, which is not finite either).
 
-    :raises NonFiniteError: naming the fields and environments; the state of the rollout is dumped and
-        the model, still unharmed, is saved
+    :raises NonFiniteError: naming the fields and environments; the state of the rollout is dumped
+        and the model, still unharmed, is saved
     """
     stored = algorithm.rollout_buffer.float_storage()
     stored += [value for value in last_obs.values() if value.is_floating_point()]
@@ -46,13 +46,14 @@ def check_rollout(algorithm: PPO, last_obs: TensorDict) -> None:
     named = "; ".join(f"'{name}' in environments {_shorten(envs)}" for name, envs in found.items())
     raise NonFiniteError(
         f"{type(algorithm).__name__}: NaN or infinity from the environment after "
-        f"{algorithm.num_timesteps} steps: {named}. The rollout was dumped to {folder}/rollout.npz and "
-        f"the model, which has not learnt from it, was saved to {folder}/model.zip. Look for exploding "
-        "contacts or a division by zero in the simulator, and reset such environments there."
+        f"{algorithm.num_timesteps} steps: {named}. The rollout was dumped to {folder}/rollout.npz "
+        f"and the model, which has not learnt from it, was saved to {folder}/model.zip. Look for "
+        "exploding contacts or a division by zero in the simulator, and reset such environments "
+        "there."
     )
 
 
-def _fields(algorithm: PPO, last_obs: TensorDict) -> TensorDict:
+def _fields(algorithm: TensorOnPolicyAlgorithm, last_obs: TensorDict) -> TensorDict:
     """Return everything that came from the environment, ``(..., n_envs, *)`` each."""
     buffer = algorithm.rollout_buffer
     fields = {"rewards": buffer["rewards"]}
@@ -81,7 +82,7 @@ def _shorten(envs: list[int]) -> str:
     return f"{envs[:_MAX_NAMED]} and {len(envs) - _MAX_NAMED} more"
 
 
-def _dump(algorithm: PPO, fields: TensorDict) -> Path:
+def _dump(algorithm: TensorOnPolicyAlgorithm, fields: TensorDict) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="sb3_strl_nonfinite_"))
     arrays = {
         name.replace(" ", "_").replace("/", "_"): v.cpu().numpy() for name, v in fields.items()

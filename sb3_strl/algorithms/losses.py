@@ -158,7 +158,7 @@ class _GaussianLoss(th.autograd.Function):
     """:func:`ppo_loss` of a diagonal Gaussian with its gradient in closed form."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         mean: th.Tensor,
         std: th.Tensor,

@@ -22,7 +22,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> th.Te
     :return: the norm before, a 0-d tensor
     """
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = th.linalg.vector_norm(th.stack(th._foreach_norm(grads)))
+    norm: th.Tensor = th.linalg.vector_norm(th.stack(th._foreach_norm(grads)))
     th._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp_(max=1.0))
     return norm
 

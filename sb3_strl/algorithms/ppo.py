@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
-from sb3_strl.algorithms.guard import check_rollout
 from sb3_strl.algorithms.losses import (
     STAT_NAMES,
     LossSettings,
@@ -23,15 +20,13 @@ from sb3_strl.algorithms.losses import (
     ppo_loss,
 )
 from sb3_strl.algorithms.optim import adapt_learning_rate, clip_gradients
-from sb3_strl.algorithms.rollout import RolloutCollector, normalize_advantages
+from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.algorithms.settings import check_settings, make_lr_scheduler
-from sb3_strl.algorithms.statistics import UpdateStatistics
-from sb3_strl.buffers.rollout_buffer import RolloutBatch, RolloutBuffer
+from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance
+from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common.errors import NonFiniteError
-from sb3_strl.common.tables import format_table
-from sb3_strl.common.types import TensorDict
 from sb3_strl.objectives.base import Context, Objective
-from sb3_strl.policies.actor_critic import PolicyOutput
+from sb3_strl.policies.actor_critic import PolicyOutput, StrlPolicy
 from sb3_strl.policies.aliases import POLICY_ALIASES
 from sb3_strl.policies.distributions import GaussianHead
 
@@ -43,11 +38,11 @@ class PPO(TensorOnPolicyAlgorithm):
     Proximal policy optimisation (Schulman et al. 2017, https://arxiv.org/abs/1707.06347).
 
     .. math::
-        L = \underbrace{-\min(\hat A \rho, \hat A \, \mathrm{clip}(\rho, 1 \pm \epsilon))}_{surrogate}
-        + c_v L_V - c_e H(\pi) + \sum_i L_i
+        L = \underbrace{-\min(\hat A \rho, \hat A \, \mathrm{clip}(\rho, 1 \pm
+        \epsilon))}_{surrogate} + c_v L_V - c_e H(\pi) + \sum_i L_i
 
-    where :math:`L_i` are the losses of the objectives, none for PPO itself. Rollouts, advantages and
-    updates stay on ``device``; nothing is copied to the host inside a rollout or a minibatch.
+    where :math:`L_i` are the losses of the objectives, none for PPO itself. Rollouts, advantages
+    and updates stay on ``device``; nothing is copied to the host inside a rollout or a minibatch.
 
     :param policy: alias (see :mod:`sb3_strl.policies.aliases`) or class
     :param env: a tensor environment, any SB3 ``VecEnv``, a Gymnasium environment or its id
@@ -63,17 +58,17 @@ class PPO(TensorOnPolicyAlgorithm):
     :param clip_range_vf: SB3's form of the value clip instead of the max form
     :param use_clipped_value_loss: clip the value loss in max form,
         :math:`\max((V-R)^2, (V_c-R)^2)`
-    :param normalize_advantage: over the whole ``"rollout"``, every ``"minibatch"`` (also ``True``, as
-        in SB3) or not at all (``False``)
+    :param normalize_advantage: over the whole ``"rollout"``, every ``"minibatch"`` (also ``True``,
+        as in SB3) or not at all (``False``)
     :param ent_coef: :math:`c_e`
     :param vf_coef: :math:`c_v`; the value loss is not halved
     :param max_grad_norm: bound on the global gradient norm
     :param schedule: ``"fixed"``, or ``"adaptive"`` to steer the learning rate by ``desired_kl``
     :param desired_kl: :math:`KL^*` of the adaptive schedule, ``None`` disables it
-    :param target_kl: stop the epochs when the approximate KL exceeds 1.5 times this, as in SB3; costs
-        one host transfer per minibatch
-    :param clip_min_std: floor of the action noise after every optimizer step, number or one per action
-        dimension
+    :param target_kl: stop the epochs when the approximate KL exceeds 1.5 times this, as in SB3;
+        costs one host transfer per minibatch
+    :param clip_min_std: floor of the action noise after every optimizer step, number or one per
+        action dimension
     :param timeout_bootstrap: value of a time-out: of the true last observation (``"terminal"``), of
         the observation before the step (``"last_value"``), none (``"none"``), or the best that the
         environment allows (``"auto"``)
@@ -130,9 +125,10 @@ class PPO(TensorOnPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
         super().__init__(
-            self._get_policy_from_name(policy) if isinstance(policy, str) else policy,  # type: ignore[arg-type]
-            env,  # type: ignore[arg-type]
+            cast("type[StrlPolicy]", policy_class),
+            cast("GymEnv", env),  # None until load() or set_env() brings one
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,
@@ -226,10 +222,10 @@ class PPO(TensorOnPolicyAlgorithm):
         self.min_std = th.as_tensor(self.clip_min_std, dtype=th.float32, device=self.device)
 
     def _setup_buffer(self) -> None:
-        extra = {}
+        extra: dict[str, FieldSpec] = {}
         for objective in self.objectives:
             extra.update(objective.buffer_fields())
-        buffer_class = self.rollout_buffer_class or RolloutBuffer
+        buffer_class: Any = self.rollout_buffer_class or RolloutBuffer
         self.rollout_buffer = buffer_class(
             self.n_steps,
             self.observation_space,
@@ -238,7 +234,7 @@ class PPO(TensorOnPolicyAlgorithm):
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
             n_envs=self.n_envs,
-            **{  # type: ignore[arg-type]
+            **{
                 "groups": self.policy.groups,
                 "dist_shapes": self.policy.action_head.param_shapes,
                 "sample_dist": self.schedule == "adaptive",
@@ -259,78 +255,6 @@ class PPO(TensorOnPolicyAlgorithm):
             return self.batch_size
         return -(-self.n_steps * self.n_envs // (self.n_minibatches or 4))
 
-    def __str__(self) -> str:
-        objectives = [objective.describe() for objective in self.objectives]
-        return "\n\n".join(
-            [
-                f"{type(self).__name__}({type(self.policy).__name__}, n_envs={self.n_envs}, "
-                f"n_steps={self.n_steps}, device={self.device})",
-                format_table("objectives", ("name", "coefficient", "hooks"), objectives),
-                self.rollout_buffer.describe(),
-                self.policy.describe(),
-            ]
-        )
-
-    # ------------------------------------------------------------------ collecting
-
-    def collect_rollouts(  # type: ignore[override]
-        self,
-        env: VecEnv,
-        callback: BaseCallback,
-        rollout_buffer: RolloutBuffer,
-        n_rollout_steps: int,
-    ) -> bool:
-        """
-        Fill the buffer with one rollout; see SB3.
-
-        :return: whether the rollout is complete (``False``: a callback stopped it)
-        :raises NonFiniteError: if the environment produced NaN or infinity
-        """
-        tensor_env = self._require_env()
-        self.policy.set_training_mode(False)
-        self._resume_point = None
-        self._resume_point = self._capture()
-        collector = self.collector
-        collector.start(rollout_buffer, tensor_env, self.episode_stats)
-        callback.on_rollout_start()
-        is_monitored = self.reads_infos
-        n_steps = 0
-        obs_tensor: Any = self._last_obs
-        while n_steps < n_rollout_steps:
-            actions, clipped_actions = collector.act(obs_tensor, self._last_episode_starts)
-            result = collector.step(clipped_actions)
-            self.num_timesteps += env.num_envs
-            for objective in self.objectives:
-                objective.on_step(collector.as_step(actions, result), rollout_buffer)
-            new_obs, rewards, dones, infos = collector.lazy_locals(result)
-            obs_tensor = self._last_obs = result.obs  # type: ignore[assignment]
-            self._last_episode_starts = collector.dones  # type: ignore[assignment]
-            n_steps += 1
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-            if is_monitored:
-                self._update_info_buffer(infos, dones)
-        self._finish_rollout(obs_tensor)
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        return True
-
-    def _finish_rollout(self, last_obs: TensorDict) -> None:
-        """Check, value, shape and bootstrap the rollout, then compute its advantages."""
-        buffer, collector = self.rollout_buffer, self.collector
-        check_rollout(self, last_obs)
-        self._record_episodes()
-        last_values = collector.value(last_obs)
-        terms = [objective.reward_term(buffer) for objective in self.objectives]
-        collector.shape_rewards([term for term in terms if term is not None])
-        collector.bootstrap(self.gamma)
-        buffer.compute_returns_and_advantage(last_values)
-        if self.normalize_advantage == "rollout":
-            normalize_advantages(buffer["advantages"])
-        for key, value in collector.log_means().items():
-            self.logger.record(key, value)
-
     # ------------------------------------------------------------------ updating
 
     def train(self) -> None:
@@ -343,11 +267,12 @@ class PPO(TensorOnPolicyAlgorithm):
         buffer = self.rollout_buffer
         self._set_learning_rate()
         progress = self._current_progress_remaining
-        clip: float = self.clip_range(progress)  # type: ignore[operator]
+        clip = FloatSchedule(self.clip_range)(progress)
+        vf = self.clip_range_vf
         self._loss_settings = LossSettings(
             clip_range=clip,
             value_clip=clip if self.use_clipped_value_loss else None,
-            sb3_value_clip=None if self.clip_range_vf is None else self.clip_range_vf(progress),  # type: ignore[operator]
+            sb3_value_clip=None if vf is None else FloatSchedule(vf)(progress),
             ent_coef=self.ent_coef,
             vf_coef=self.vf_coef,
         )
@@ -415,7 +340,7 @@ class PPO(TensorOnPolicyAlgorithm):
         optimizer = self.policy.optimizer
         for parameter in self._parameters:
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         clip_gradients(self._parameters, self.max_grad_norm)
         optimizer.step()
         self._steps_taken += 1
@@ -438,7 +363,8 @@ class PPO(TensorOnPolicyAlgorithm):
         if not math.isfinite(means["loss"]):
             raise NonFiniteError(
                 f"{type(self).__name__}: the loss of update {self.n_iterations} is not finite "
-                f"({means}). Lower learning_rate or max_grad_norm, and look at the scale of the rewards; "
+                f"({means}). Lower learning_rate or max_grad_norm, and look at the scale of the "
+                "rewards; "
                 "the last checkpoint before this update is the one to go back to."
             )
         for key, value in means.items():
@@ -459,11 +385,3 @@ class PPO(TensorOnPolicyAlgorithm):
         if self._loss_settings.sb3_value_clip is not None:
             self.logger.record("train/clip_range_vf", self._loss_settings.sb3_value_clip)
         self.logger.record("train/learning_rate", self.current_lr)
-
-
-@th.no_grad()
-def explained_variance(values: th.Tensor, returns: th.Tensor) -> th.Tensor:
-    """Return :math:`1 - Var(R - V) / Var(R)`, NaN where the returns are constant; a 0-d tensor."""
-    variance = returns.var(unbiased=False)
-    explained = 1.0 - (returns - values).var(unbiased=False) / variance
-    return th.where(variance == 0.0, th.full_like(variance, th.nan), explained)

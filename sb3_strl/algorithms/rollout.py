@@ -27,8 +27,8 @@ class RolloutCollector:
     Everything between policy, environment and buffer during one rollout.
 
     Only what the next environment step needs is computed at once. Values, log-probabilities and
-    time-out bootstraps do not, so they are computed for the whole rollout in one pass at its end, and
-    the random numbers of all steps are drawn in one block at its start.
+    time-out bootstraps do not, so they are computed for the whole rollout in one pass at its end,
+    and the random numbers of all steps are drawn in one block at its start.
 
     :param policy: the policy that acts
     :param generator: source of the action noise
@@ -116,7 +116,7 @@ class RolloutCollector:
             storage[buffer.pos - 1].copy_(final_obs[group])
 
     def lazy_locals(self, result: TensorStep) -> tuple[Any, LazyArray, LazyArray, Any]:
-        """Return ``new_obs, rewards, dones, infos`` as SB3's callbacks read them, without a transfer."""
+        """Return ``new_obs, rewards, dones, infos`` as callbacks read them, without a transfer."""
         stats = self.stats
         return (
             self.env.lazy_obs(result.obs),
@@ -196,7 +196,8 @@ class RolloutCollector:
             return
         if mode == "terminal" and not self.has_final_obs:
             raise StrlValueError(
-                "PPO: timeout_bootstrap='terminal' needs final observations, which this environment "
+                "PPO: timeout_bootstrap='terminal' needs final observations, which this "
+                "environment "
                 "does not supply. Use 'auto' or 'last_value'."
             )
         buffer = self.buffer
@@ -212,7 +213,8 @@ class RolloutCollector:
             return
         if mode == "auto":
             warnings.warn(
-                "PPO: this environment supplies no final observations, so time-outs are bootstrapped "
+                "PPO: this environment supplies no final observations, so time-outs are "
+                "bootstrapped "
                 "with the value of the observation before the step. Pass "
                 "timeout_bootstrap='last_value' to accept this silently.",
                 stacklevel=2,

@@ -34,3 +34,11 @@ class UpdateStatistics:
         if self._total is None:
             return {}
         return dict(zip(self.names, (self._total / self._count).tolist(), strict=True))
+
+
+@th.no_grad()
+def explained_variance(values: th.Tensor, returns: th.Tensor) -> th.Tensor:
+    """Return :math:`1 - Var(R - V) / Var(R)`, NaN where the returns are constant; a 0-d tensor."""
+    variance = returns.var(unbiased=False)
+    explained = 1.0 - (returns - values).var(unbiased=False) / variance
+    return th.where(variance == 0.0, th.full_like(variance, th.nan), explained)

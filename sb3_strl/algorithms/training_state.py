@@ -21,8 +21,8 @@ class RandomState:
 
     :param algorithm: the algorithm's own generator
     :param torch: PyTorch's global CPU generator
-    :param numpy: NumPy's legacy global generator: keys and ``(position, has_gauss)`` with the cached
-        Gaussian
+    :param numpy: NumPy's legacy global generator: keys and ``(position, has_gauss)`` with the
+        cached Gaussian
     :param python: Python's ``random``: version and words
     """
 
@@ -116,7 +116,8 @@ class TrainingState:
         """
         Keep a saved state for the next call of ``learn``.
 
-        A learning-rate scheduler that only the file or only the model has is ignored with a warning.
+        A learning-rate scheduler that only the file or only the model has is ignored with a
+        warning.
         """
         del strict  # a file that was saved before the first rollout holds no resume point
         scheduler, saved = self._scheduler(), state.get("lr_scheduler")

@@ -75,8 +75,9 @@ class RolloutBuffer(DictRolloutBuffer):
     """
     Storage of ``n_steps`` steps of ``n_envs`` environments.
 
-    All sampled vectors of a transition lie side by side in one row of a slab, and all sampled scalars
-    in another, so that drawing a minibatch takes two gathers. Nothing is copied to the host and no sample is dropped.
+    All sampled vectors of a transition lie side by side in one row of a slab, and all sampled
+    scalars in another, so that drawing a minibatch takes two gathers. Nothing is copied to the host
+    and no sample is dropped.
 
     :param buffer_size: number of steps T
     :param observation_space: a Dict of groups or a single space (group ``"policy"``)
@@ -117,7 +118,8 @@ class RolloutBuffer(DictRolloutBuffer):
         for group in self.groups:
             if group not in available:
                 raise StrlKeyError(
-                    f"RolloutBuffer: there is no observation group '{group}'.{suggest(group, available)} "
+                    "RolloutBuffer: there is no observation group "
+                    f"'{group}'.{suggest(group, available)} "
                     f"Available: {list(available)}."
                 )
         dist = {
@@ -212,7 +214,7 @@ class RolloutBuffer(DictRolloutBuffer):
 
     # ------------------------------------------------------------------ access by name
 
-    def __getitem__(self, name: str) -> th.Tensor:  # type: ignore[override]
+    def __getitem__(self, name: str) -> th.Tensor:
         """
         Return a field, ``(n_steps, n_envs, *shape)``; a view, so writing to it writes the buffer.
 
@@ -306,15 +308,16 @@ class RolloutBuffer(DictRolloutBuffer):
             )
         self._rows[name][self.pos - 1].copy_(value)
 
-    def compute_returns_and_advantage(
+    def compute_returns_and_advantage(  # type: ignore[override]
         self, last_values: th.Tensor, dones: th.Tensor | None = None
-    ) -> None:  # type: ignore[override]
+    ) -> None:
         """
         Fill ``advantages`` and ``returns`` (see :func:`~sb3_strl.common.returns.gae`).
 
         :param last_values: ``(n_envs,)``, value of the observation after the last step
         :param dones: not needed: the stored flags say which episodes ended
         """
+        del dones
         advantages, returns = gae(
             self._views["rewards"],
             self._views["values"],
@@ -351,7 +354,8 @@ class RolloutBuffer(DictRolloutBuffer):
         """
         if not self.full:
             raise StrlValueError(
-                f"RolloutBuffer: only {self.pos} of {self.buffer_size} steps are filled. Collect a whole "
+                f"RolloutBuffer: only {self.pos} of {self.buffer_size} steps are filled. Collect a "
+                "whole "
                 "rollout before training on it."
             )
         total = self.buffer_size * self.n_envs

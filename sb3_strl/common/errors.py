@@ -30,7 +30,8 @@ class NonFiniteError(StrlValueError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name closest to ``name``, else an empty string."""
+    """Return ``" Did you mean 'x'?"`` for the known name closest to ``name``, else an empty
+    string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
 
@@ -48,5 +49,6 @@ def check_known(where: str, kind: str, given: Iterable[str], known: Collection[s
     for name in given:
         if name not in known:
             raise StrlTypeError(
-                f"{where}: unknown {kind} '{name}'.{suggest(name, known)} Known {kind}s: {sorted(known)}."
+                f"{where}: unknown {kind} '{name}'.{suggest(name, known)} Known {kind}s: "
+                f"{sorted(known)}."
             )

@@ -39,8 +39,8 @@ def gae(
     if not rewards.shape == values.shape == dones.shape or last_values.shape != rewards.shape[1:]:
         raise StrlValueError(
             f"gae: rewards {tuple(rewards.shape)}, values {tuple(values.shape)} and dones "
-            f"{tuple(dones.shape)} must be (n_steps, n_envs), last_values {tuple(last_values.shape)} "
-            "must be (n_envs,)."
+            f"{tuple(dones.shape)} must be (n_steps, n_envs), last_values "
+            f"{tuple(last_values.shape)} must be (n_envs,)."
         )
     discount = (~dones).to(rewards.dtype).mul_(gamma)
     next_values = th.cat([values[1:], last_values.unsqueeze(0)])

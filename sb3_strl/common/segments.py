@@ -97,16 +97,18 @@ class ObsLayout:
         if given and not any(isinstance(value, Mapping) for value in given.values()):
             if len(self.spaces) > 1 and SINGLE_GROUP not in self.spaces:
                 raise StrlValueError(
-                    f"ObsLayout: obs_segments {list(given)} do not say which group they divide. This "
-                    f"environment has: {list(self.spaces)}. Pass {{group: {{segment: shape}}}}."
+                    f"ObsLayout: obs_segments {list(given)} do not say which group they divide. "
+                    f"This environment has: {list(self.spaces)}. Pass {{group: {{segment: "
+                    "shape}}."
                 )
             return {SINGLE_GROUP: dict(given)}
         nested: dict[str, SegmentMap] = {}
         for group, names in given.items():
             if group not in self.spaces:
                 raise StrlKeyError(
-                    f"ObsLayout: obs_segments name the group '{group}'.{suggest(group, self.spaces)} "
-                    f"This environment has: {list(self.spaces)}."
+                    "ObsLayout: obs_segments name the group "
+                    f"'{group}'.{suggest(group, self.spaces)} This environment has: "
+                    f"{list(self.spaces)}."
                 )
             nested[group] = names
         return nested
@@ -119,8 +121,8 @@ class ObsLayout:
             return (Segment(group, group, 0, shape),)
         if len(shape) != 1:
             raise StrlValueError(
-                f"ObsLayout: group '{group}' of shape {shape} is an image and cannot be divided into "
-                f"segments {list(declared)}. Leave it out of obs_segments."
+                f"ObsLayout: group '{group}' of shape {shape} is an image and cannot be divided "
+                f"into segments {list(declared)}. Leave it out of obs_segments."
             )
         placed: list[Segment] = []
         start = 0
@@ -128,16 +130,16 @@ class ObsLayout:
             segment = Segment(str(name), group, start, _shape(value))
             if segment.size <= 0:
                 raise StrlValueError(
-                    f"ObsLayout: segment '{name}' of group '{group}' has shape {segment.shape}. Every "
-                    "size must be positive."
+                    f"ObsLayout: segment '{name}' of group '{group}' has shape {segment.shape}. "
+                    "Every size must be positive."
                 )
             placed.append(segment)
             start = segment.stop
         if start != shape[0]:
             sizes = {segment.name: segment.size for segment in placed}
             raise StrlValueError(
-                f"ObsLayout: the segments of group '{group}' {sizes} add up to {start} columns, but "
-                f"the group has {shape[0]}. Declare every column once, in order."
+                f"ObsLayout: the segments of group '{group}' {sizes} add up to {start} columns, "
+                f"but the group has {shape[0]}. Declare every column once, in order."
             )
         return tuple(placed)
 
@@ -152,16 +154,17 @@ class ObsLayout:
         for group in groups:
             if group not in self.segments:
                 raise StrlKeyError(
-                    f"{where}: there is no observation group '{group}'.{suggest(group, self.spaces)} "
-                    f"This environment has: {list(self.spaces)}."
+                    f"{where}: there is no observation group "
+                    f"'{group}'.{suggest(group, self.spaces)} This environment has: "
+                    f"{list(self.spaces)}."
                 )
             found.extend(self.segments[group])
         names = [segment.name for segment in found]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise StrlValueError(
-                f"{where}: the groups {list(groups)} share the segment names {twice}. Names must be "
-                "unique within one set of groups: rename them in obs_segments."
+                f"{where}: the groups {list(groups)} share the segment names {twice}. Names must "
+                "be unique within one set of groups: rename them in obs_segments."
             )
         return tuple(found)
 
@@ -177,8 +180,8 @@ class ObsLayout:
                 return segment
         names = [segment.name for segment in found]
         raise StrlKeyError(
-            f"{where}: unknown segment '{name}'.{suggest(name, names)} The groups {list(groups)} have: "
-            f"{names}."
+            f"{where}: unknown segment '{name}'.{suggest(name, names)} The groups {list(groups)} "
+            f"have: {names}."
         )
 
     def to_dict(self) -> dict[str, dict[str, list[int]]]:

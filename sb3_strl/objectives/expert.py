@@ -32,7 +32,8 @@ class MotionFeatures:
         probe = self.sample_features(64, th.Generator(library.durations.device).manual_seed(0))
         if not bool(probe.isfinite().all()):
             raise NonFiniteError(
-                f"MotionFeatures: the motions hold NaN or infinity in {self.fields}. Repair the clips."
+                f"MotionFeatures: the motions hold NaN or infinity in {self.fields}. Repair the "
+                "clips."
             )
 
     def sample_features(self, n: int, generator: th.Generator | None = None) -> th.Tensor:

@@ -36,16 +36,16 @@ class MotionPriorOptions:
 
     :param discriminator_loss_coef: factor on expert, policy and penalty losses; 0 freezes the
         discriminator
-    :param discriminator_learning_rate: of its own optimizer; ``None`` takes the policy's initial rate,
-        which the adaptive schedule does not touch here
+    :param discriminator_learning_rate: of its own optimizer; ``None`` takes the policy's initial
+        rate, which the adaptive schedule does not touch here
     :param discriminator_weight_decay: of trunk and head
     :param discriminator_max_grad_norm: bound on its gradient norm
-    :param discriminator_optimizer: ``"separate"``, or ``"joint"`` to add its loss to the policy's, as
-        the literature's code often does
+    :param discriminator_optimizer: ``"separate"``, or ``"joint"`` to add its loss to the policy's,
+        as the literature's code often does
     :param amp_replay_size: rows of past policy features to mix in; 0 for none
     :param expert_source: ``"env"`` for the group of the ``expert`` set, or an :class:`ExpertSource`
-    :param mimic_reward_coef: :math:`r \\mathrel{-}= c \\|\\hat x - \\hat e\\|_2`, for channels that are
-        aligned in time
+    :param mimic_reward_coef: :math:`r \\mathrel{-}= c \\|\\hat x - \\hat e\\|_2`, for channels that
+        are aligned in time
     """
 
     discriminator_loss_coef: float = 1.0
@@ -63,13 +63,14 @@ class AdversarialMotionPrior(Objective):
     Reward motion that a discriminator takes for the expert's (Peng et al. 2021,
     https://arxiv.org/abs/2104.02180).
 
-    The features of a step are those *after* it, of the terminal observation where the episode ended;
-    windows that span a reset are not valid: they train nothing and earn no style reward. The reward is
+    The features of a step are those *after* it, of the terminal observation where the episode
+    ended; windows that span a reset are not valid: they train nothing and earn no style reward. The
+    reward is
 
     .. math:: r = \lambda \, r_{task} + (1 - \lambda) \, r_{style}(D(\hat x))
 
-    with the discriminator as it was *before* it saw the rollout, and one normaliser for both sides that
-    learns at the start of every update and is frozen otherwise.
+    with the discriminator as it was *before* it saw the rollout, and one normaliser for both sides
+    that learns at the start of every update and is frozen otherwise.
 
     :param options: see :class:`MotionPriorOptions`
     """
@@ -90,8 +91,8 @@ class AdversarialMotionPrior(Objective):
         discriminator = ctx.policy.discriminator
         if discriminator is None:
             raise StrlTypeError(
-                f"APPO: the policy {type(ctx.policy).__name__} has no discriminator. Use a policy whose "
-                "name has 'Amp', e.g. 'AmpPolicy' or 'EncoderAmpPolicy'."
+                f"APPO: the policy {type(ctx.policy).__name__} has no discriminator. Use a policy "
+                "whose name has 'Amp', e.g. 'AmpPolicy' or 'EncoderAmpPolicy'."
             )
         self.discriminator = discriminator
         self.generator = ctx.generator
@@ -135,7 +136,8 @@ class AdversarialMotionPrior(Objective):
             )
         if self.discriminator.spec.task_reward_lerp == 0.0:
             warnings.warn(
-                "APPO: task_reward_lerp is 0, so the task reward is discarded and only style counts. "
+                "APPO: task_reward_lerp is 0, so the task reward is discarded and only style "
+                "counts. "
                 "Set policy_kwargs=dict(amp_discriminator=dict(task_reward_lerp=0.5)) to mix them.",
                 stacklevel=2,
             )
@@ -145,16 +147,19 @@ class AdversarialMotionPrior(Objective):
         available = group_spaces(ctx.env.observation_space)
         if not self._groups:
             raise StrlKeyError(
-                "APPO: there is no group 'ref_obs' with the features to judge. This environment has: "
-                f'{list(available)}. Name the groups: policy_kwargs=dict(obs_groups={{"amp": [...]}}).'
+                "APPO: there is no group 'ref_obs' with the features to judge. This environment "
+                "has: "
+                f'{list(available)}. Name the groups: policy_kwargs=dict(obs_groups={{"amp": '
+                "[...]})."
             )
         names = ctx.env.feature_names or {}
         own = [name for group in self._groups for name in names.get(group, [])]
         if self.options.expert_source == "env":
             if not self._expert_groups:
                 raise StrlKeyError(
-                    "APPO: there is no group 'ref_motion' with the expert's features. This environment "
-                    f"has: {list(available)}. Pass expert_source=MotionLibrary(...).features(...), or "
+                    "APPO: there is no group 'ref_motion' with the expert's features. This "
+                    f"environment has: {list(available)}. Pass "
+                    "expert_source=MotionLibrary(...).features(...), or "
                     'policy_kwargs=dict(obs_groups={"expert": [...]}).'
                 )
             expert = [name for group in self._expert_groups for name in names.get(group, [])]
@@ -171,9 +176,9 @@ class AdversarialMotionPrior(Objective):
         if own and expert and own != expert:
             first = next(i for i, (a, b) in enumerate(zip(own, expert, strict=False)) if a != b)
             raise StrlValueError(
-                f"APPO: the features of policy and expert are in a different order: number {first} is "
-                f"'{own[first]}' for the policy and '{expert[first]}' for the expert. The order of names "
-                "is the contract: sort one of them."
+                f"APPO: the features of policy and expert are in a different order: number {first} "
+                f"is '{own[first]}' for the policy and '{expert[first]}' for the expert. The order "
+                "of names is the contract: sort one of them."
             )
 
     def buffer_fields(self) -> Mapping[str, FieldSpec]:
@@ -183,7 +188,8 @@ class AdversarialMotionPrior(Objective):
     # ------------------------------------------------------------------ collecting
 
     def on_step(self, step: RolloutStep, buffer: RolloutBuffer) -> None:
-        """Store the features after the step, of the terminal observation where the episode ended."""
+        """Store the features after the step, of the terminal observation where the episode
+        ended."""
         result = step.result
         features = self._flat(result.obs, self._groups)
         expert = self._flat(result.obs, self._expert_groups) if self._uses_env else None

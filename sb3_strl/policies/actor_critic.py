@@ -50,9 +50,9 @@ class StrlPolicy(ActorCriticPolicy):
     r"""
     Actor-critic policy assembled from stages.
 
-    ``segments -> normalise -> encoders per segment -> trunk -> distribution`` for the actor, the same
-    with its own groups, statistics and trunk for the critic, and an optional discriminator beside
-    them. A part exists if and only if its keyword is given, or the alias names it.
+    ``segments -> normalise -> encoders per segment -> trunk -> distribution`` for the actor, the
+    same with its own groups, statistics and trunk for the critic, and an optional discriminator
+    beside them. A part exists if and only if its keyword is given, or the alias names it.
 
     :param observation_space: a Dict of groups, or any single space (the group ``"policy"``)
     :param action_space: Box, Discrete, MultiDiscrete or MultiBinary
@@ -67,18 +67,19 @@ class StrlPolicy(ActorCriticPolicy):
     :param log_std_init: SB3's name for its logarithm
     :param noise_std_type: parameter is ``"log"`` or ``"scalar"`` standard deviation
     :param mu_activation: activation on the mean action, ``None`` for none
-    :param ortho_init: orthogonal initialisation as in SB3 (gains sqrt 2, 0.01 for the mean, 1 for the
-        value) instead of PyTorch's default
+    :param ortho_init: orthogonal initialisation as in SB3 (gains sqrt 2, 0.01 for the mean, 1 for
+        the value) instead of PyTorch's default
     :param obs_groups: groups of every set, e.g. ``{"actor": ["policy"], "critic": ["critic"]}``
     :param obs_segments: named columns, ``{group: {segment: shape}}`` or ``{segment: shape}``
-    :param critic_obs_segments: the segments the critic reads, in order; names and shapes of segments
-        of its groups. Default all of them
+    :param critic_obs_segments: the segments the critic reads, in order; names and shapes of
+        segments of its groups. Default all of them
     :param empirical_normalization: normalise the observations with running statistics that are part
         of the policy; frozen during a rollout and the update on it
     :param normalizer_until: samples after which the statistics freeze, ``None`` for never
     :param encoder: keys of :class:`~sb3_strl.policies.stages.EncoderSpec`
     :param amp_discriminator: keys of :class:`~sb3_strl.policies.discriminator.DiscriminatorSpec`
-    :param amp_input_dim: width M of the discriminator's input; ``None`` infers it from the ``amp`` set
+    :param amp_input_dim: width M of the discriminator's input; ``None`` infers it from the ``amp``
+        set
     :param normalize_images: divide uint8 images by 255
     :param optimizer_class: default Adam
     :param optimizer_kwargs: default ``{"eps": 1e-8, "fused": True}`` for Adam and AdamW
@@ -121,8 +122,8 @@ class StrlPolicy(ActorCriticPolicy):
     ) -> None:
         if use_sde:
             raise StrlTypeError(
-                f"{type(self).__name__}: generalised state-dependent exploration (use_sde=True) is not "
-                "supported. Use stable_baselines3.PPO for it, or leave use_sde out."
+                f"{type(self).__name__}: generalised state-dependent exploration (use_sde=True) is "
+                "not supported. Use stable_baselines3.PPO for it, or leave use_sde out."
             )
         arguments = {
             key: value for key, value in locals().items() if key not in ("self", "__class__")
@@ -178,7 +179,8 @@ class StrlPolicy(ActorCriticPolicy):
         available = list(self.layout.spaces)
         if "actor" not in sets and SINGLE_GROUP not in available:
             raise StrlKeyError(
-                f"{name}: the environment has no group '{SINGLE_GROUP}'. It has: {available}. Say which "
+                f"{name}: the environment has no group '{SINGLE_GROUP}'. It has: {available}. Say "
+                "which "
                 f'ones the actor reads: policy_kwargs=dict(obs_groups={{"actor": {available}}}).'
             )
         sets.setdefault("actor", [SINGLE_GROUP])
@@ -202,8 +204,8 @@ class StrlPolicy(ActorCriticPolicy):
             size = int(np.prod(shape))
             if size != segment.size:
                 raise StrlValueError(
-                    f"critic_obs_segments: '{segment_name}' is declared with {size} columns, but the "
-                    f"layout gives it {segment.size}. Declare it once, in obs_segments."
+                    f"critic_obs_segments: '{segment_name}' is declared with {size} columns, but "
+                    f"the layout gives it {segment.size}. Declare it once, in obs_segments."
                 )
             chosen.append(segment)
         return tuple(chosen)
@@ -476,8 +478,8 @@ class StrlPolicy(ActorCriticPolicy):
         """
         Return actions inside the bounds of the action space.
 
-        NumPy in, NumPy out as in SB3; tensors in (a batch of observations, or a dict of them), tensors
-        out, without leaving the device.
+        NumPy in, NumPy out as in SB3; tensors in (a batch of observations, or a dict of them),
+        tensors out, without leaving the device.
         """
         sample = next(iter(observation.values())) if isinstance(observation, dict) else observation
         if not isinstance(sample, th.Tensor):

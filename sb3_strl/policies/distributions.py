@@ -94,7 +94,8 @@ class GaussianHead(ActionHead):
     Diagonal Gaussian with a state-independent standard deviation.
 
     .. math:: a = \mu + \sigma \epsilon, \quad
-        \log \pi(a) = \sum_j -\tfrac{1}{2} ((a_j - \mu_j) / \sigma_j)^2 - \ln \sigma_j - \tfrac{1}{2} \ln 2\pi
+        \log \pi(a) = \sum_j -\tfrac{1}{2} ((a_j - \mu_j) / \sigma_j)^2 - \ln \sigma_j -
+        \tfrac{1}{2} \ln 2\pi
 
     :param action_dim: number of action dimensions A
     :param init_noise_std: initial :math:`\sigma`
@@ -118,7 +119,8 @@ class GaussianHead(ActionHead):
             )
         if noise_std_type not in ("log", "scalar"):
             raise StrlValueError(
-                f"GaussianHead: noise_std_type is {noise_std_type!r}. Known types: ['log', 'scalar']."
+                f"GaussianHead: noise_std_type is {noise_std_type!r}. Known types: ['log', "
+                "'scalar']."
             )
         self.noise_std_type = noise_std_type
         start = math.log(init_noise_std) if noise_std_type == "log" else init_noise_std
@@ -287,7 +289,8 @@ def make_action_head(
     """
     Return the head that fits an action space.
 
-    :raises StrlTypeError: if the space is not Box, Discrete or one-dimensional MultiDiscrete or MultiBinary
+    :raises StrlTypeError: if the space is not Box, Discrete or one-dimensional MultiDiscrete or
+        MultiBinary
     """
     if isinstance(action_space, spaces.Box):
         return GaussianHead(int(get_action_dim(action_space)), init_noise_std, noise_std_type)

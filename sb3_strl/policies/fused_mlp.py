@@ -23,18 +23,21 @@ def _activate_(x: th.Tensor, code: int) -> th.Tensor:
 
 def _activation_backward(grad: th.Tensor, result: th.Tensor, code: int) -> th.Tensor:
     """Return the gradient before an activation, from the one behind it and its result."""
+    before: th.Tensor
     if code == _ELU:
-        return th.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, result)
-    if code == _RELU:
-        return th.ops.aten.threshold_backward(grad, result, 0.0)
-    return th.ops.aten.tanh_backward(grad, result)
+        before = th.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, result)
+    elif code == _RELU:
+        before = th.ops.aten.threshold_backward(grad, result, 0.0)
+    else:
+        before = th.ops.aten.tanh_backward(grad, result)
+    return before
 
 
 class _MlpFunction(th.autograd.Function):
     """Linear layers with one activation between them; rows ``(B, in)`` to ``(B, out)``."""
 
     @staticmethod
-    def forward(ctx: Any, x: th.Tensor, code: int, *parameters: th.Tensor) -> th.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: th.Tensor, code: int, *parameters: th.Tensor) -> th.Tensor:
         weights, biases = parameters[0::2], parameters[1::2]
         transposed = [weight.t() for weight in weights]
         rows = len(x)
@@ -84,9 +87,9 @@ class FusedMlp:
     """
     Run the layers of a ``Sequential`` of Linear and ELU, ReLU or Tanh as one autograd node.
 
-    The results are those of the layers. Forward keeps only the activated outputs, works in place and,
-    on a CPU, some rows at a time through all layers; backward writes its few products by hand. It is
-    not differentiable twice.
+    The results are those of the layers. Forward keeps only the activated outputs, works in place
+    and, on a CPU, some rows at a time through all layers; backward writes its few products by hand.
+    It is not differentiable twice.
 
     :param layers: what to run; it keeps owning the parameters
     """
@@ -110,5 +113,6 @@ class FusedMlp:
         """Return ``(..., out)`` for ``(..., in)``."""
         lead = x.shape[:-1]
         flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-        out: th.Tensor = _MlpFunction.apply(flat, self._code, *self._parameters)  # type: ignore[no-untyped-call]
+        apply: Any = _MlpFunction.apply
+        out: th.Tensor = apply(flat, self._code, *self._parameters)
         return out if x.ndim == 2 else out.view(*lead, -1)

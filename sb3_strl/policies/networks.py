@@ -30,8 +30,8 @@ class MlpModel(nn.Module):
     :param output_size: width of the last, linear layer; ``None``: the last hidden layer, with its
         activation, is the output (the identity if there are no hidden layers)
     :param nonlinearity: activation, a name or a class; every layer gets its own instance
-    :param fuse: run as one autograd node where the activation allows it; same numbers, faster, but not
-        differentiable twice
+    :param fuse: run as one autograd node where the activation allows it; same numbers, faster, but
+        not differentiable twice
     :raises StrlValueError: if a size is not positive
     """
 

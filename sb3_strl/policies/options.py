@@ -44,7 +44,8 @@ def _agree(first: tuple[str, Any], second: tuple[str, Any], default: Any) -> Any
     (name, value), (other_name, other) = first, second
     if value is not None and other is not None and value != other:
         raise StrlValueError(
-            f"Policy: {name}={value} and {other_name}={other} say two things about one. Give one of them."
+            f"Policy: {name}={value} and {other_name}={other} say two things about one. Give one "
+            "of them."
         )
     chosen = value if value is not None else other
     return default if chosen is None else chosen
@@ -108,8 +109,8 @@ def check_parts(
         for keyword, value in given.items():
             if value is not None and part_of[keyword] not in alias_parts:
                 raise StrlTypeError(
-                    f"{policy}: '{keyword}' was given, but this policy has no {part_of[keyword]} part. "
-                    f"Its parts: {sorted(alias_parts)}. Use a policy whose name has "
+                    f"{policy}: '{keyword}' was given, but this policy has no {part_of[keyword]} "
+                    f"part. Its parts: {sorted(alias_parts)}. Use a policy whose name has "
                     f"'{part_of[keyword].title()}', or 'StrlPolicy', which takes any parts."
                 )
     has_encoder = encoder is not None or (alias_parts is not None and "encoder" in alias_parts)

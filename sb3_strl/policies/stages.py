@@ -38,12 +38,13 @@ class EncoderSpec:
 
     :param component_names: segments to encode; ``None`` infers every actor segment but the first
         (the only one, if there is just one)
-    :param class_name: ``"MlpModel"``, ``"Conv2dHeadModel"``, one per component, or ``None`` to take a
-        CNN for ``(C, H, W)`` segments and an MLP for the others
+    :param class_name: ``"MlpModel"``, ``"Conv2dHeadModel"``, one per component, or ``None`` to take
+        a CNN for ``(C, H, W)`` segments and an MLP for the others
     :param kwargs: arguments of the network, or one mapping per component
     :param output_size: width Z of the latent, or one per component
-    :param critic_component_names: segments the critic encodes with encoders of its own, ``"shared"``
-        for the actor's encoders (found by name in the critic's layout), ``None`` for none
+    :param critic_component_names: segments the critic encodes with encoders of its own,
+        ``"shared"`` for the actor's encoders (found by name in the critic's layout), ``None`` for
+        none
     :param critic_class_name: as ``class_name``; defaults to it
     :param critic_kwargs: as ``kwargs``; defaults to it
     :param normalize_images: normalise ``(C, H, W)`` segments of a vector group with the running
@@ -73,8 +74,8 @@ class EncoderSpec:
         }
         if values.get("component_names") == ():
             raise StrlValueError(
-                "EncoderSpec: component_names is an empty list. Name at least one segment, or leave "
-                "it out to encode every segment but the first."
+                "EncoderSpec: component_names is an empty list. Name at least one segment, or "
+                "leave it out to encode every segment but the first."
             )
         if isinstance(values.get("component_names"), str):
             values["component_names"] = (values["component_names"],)
@@ -86,8 +87,8 @@ def _one_of(value: Any, index: int, count: int, what: str) -> Any:
         return value
     if len(value) != count:
         raise StrlValueError(
-            f"EncoderSpec: {what} has {len(value)} entries for {count} components. Give one value for "
-            "all or one per component."
+            f"EncoderSpec: {what} has {len(value)} entries for {count} components. Give one value "
+            "for all or one per component."
         )
     return value[index]
 
@@ -161,7 +162,8 @@ def make_encoders(
 
 @dataclass(frozen=True)
 class _Piece:
-    """Columns ``start:stop`` of the vector part, or an image group; encoded if a segment is named."""
+    """Columns ``start:stop`` of the vector part, or an image group; encoded if a segment is
+    named."""
 
     start: int = 0
     stop: int = 0
