@@ -137,7 +137,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------ learning
 
-    def learn(  # type: ignore[override]
+    def learn(
         self,
         total_timesteps: int = 1_000_000,
         callback: MaybeCallback = None,
@@ -189,13 +189,13 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         if fresh:
             env = self._require_env()
-            self._last_obs = self._to_device(env.to_tensors(self._last_obs))  # type: ignore[assignment]
-            self._last_episode_starts = th.ones(self.n_envs, dtype=th.bool, device=self.device)  # type: ignore[assignment]
+            self._last_obs = self._to_device(env.to_tensors(self._last_obs))
+            self._last_episode_starts = th.ones(self.n_envs, dtype=th.bool, device=self.device)
             self.episode_stats.reset()
         if not reset_num_timesteps and point is not None:
             point.random.restore(self.generator)  # after SB3's reset, which may draw numbers
             if not fresh:
-                self._last_episode_starts = point.episode_starts  # type: ignore[assignment]
+                self._last_episode_starts = point.episode_starts
                 self.episode_stats.load_state_dict(point.episode_stats)
         return result
 
@@ -247,8 +247,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
             for objective in self.objectives:
                 objective.on_step(collector.as_step(actions, result), rollout_buffer)
             new_obs, rewards, dones, infos = collector.lazy_locals(result)
-            obs_tensor = self._last_obs = result.obs  # type: ignore[assignment]
-            self._last_episode_starts = collector.dones  # type: ignore[assignment]
+            obs_tensor = self._last_obs = result.obs
+            self._last_episode_starts = collector.dones
             n_steps += 1
             callback.update_locals(locals())
             if not callback.on_step():
@@ -284,8 +284,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self._last_obs is None or self.tensor_env is None:
             return self._loaded_point
         state = self.tensor_env.get_state()
-        obs: TensorDict = self._last_obs  # type: ignore[assignment]
-        starts: th.Tensor = self._last_episode_starts  # type: ignore[assignment]
+        obs: TensorDict = self._last_obs
+        starts: th.Tensor = self._last_episode_starts
         return ResumePoint(
             num_timesteps=self.num_timesteps,
             obs={key: value.clone() for key, value in obs.items()},
