@@ -24,7 +24,7 @@ from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.algorithms.settings import check_settings, make_lr_scheduler
 from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
-from sb3_strl.common.errors import NonFiniteError
+from sb3_strl.common.errors import NonFiniteError, StrlValueError
 from sb3_strl.objectives.base import Context, Objective
 from sb3_strl.policies.actor_critic import PolicyOutput, StrlPolicy
 from sb3_strl.policies.aliases import POLICY_ALIASES
@@ -194,6 +194,8 @@ class PPO(TensorOnPolicyAlgorithm):
         )
         for objective in self.objectives:
             objective.setup(context)
+        groups = self.policy.optimizer.param_groups  # an objective may have added one
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._setup_buffer()
         self.collector = RolloutCollector(self.policy, self.generator, self.timeout_bootstrap)
         self.statistics = UpdateStatistics(STAT_NAMES)
@@ -218,7 +220,6 @@ class PPO(TensorOnPolicyAlgorithm):
         self.lr_scheduler = make_lr_scheduler(
             self.lr_scheduler_class, self.lr_scheduler_kwargs, self.policy.optimizer
         )
-        self._parameters = self.policy.ppo_parameters()
         self.min_std = th.as_tensor(self.clip_min_std, dtype=th.float32, device=self.device)
 
     def _setup_buffer(self) -> None:
@@ -307,15 +308,22 @@ class PPO(TensorOnPolicyAlgorithm):
         loss, stats = self._ppo_loss(batch, out)
         for objective in self.objectives:
             extra = objective.loss(batch, out)
-            if extra is not None:
-                loss = loss + extra
+            if extra is None:
+                continue
+            if not extra.requires_grad:
+                raise StrlValueError(
+                    f"{type(self).__name__}: the loss of objective '{objective.name}' does not depend "
+                    "on anything that is trained. Return None from loss() if there is nothing to add."
+                )
+            loss = loss + extra
         self.statistics.add(stats)
         if self.target_kl is not None and float(stats[_APPROX_KL]) > 1.5 * self.target_kl:
             return False
         if self.schedule == "adaptive" and self.desired_kl is not None and self._steps_taken:
             with th.no_grad():
                 kl = self.policy.action_head.kl(batch.dist, out.params).mean()
-                adapt_learning_rate(self._lr_tensor(), kl, self.desired_kl)
+                for group in self.policy.optimizer.param_groups:
+                    adapt_learning_rate(group["lr"], kl, self.desired_kl)
         self._optimizer_step(loss)
         return True
 
@@ -349,10 +357,6 @@ class PPO(TensorOnPolicyAlgorithm):
             head.clip_std(self.min_std)
 
     # ------------------------------------------------------------------ learning rate and logs
-
-    def _lr_tensor(self) -> th.Tensor:
-        rate: th.Tensor = self.policy.optimizer.param_groups[0]["lr"]
-        return rate
 
     def _set_learning_rate(self) -> None:
         if self.schedule == "fixed" and self.lr_scheduler is None:

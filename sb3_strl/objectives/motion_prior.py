@@ -113,6 +113,11 @@ class AdversarialMotionPrior(Objective):
             fused=True,
         )
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.options.discriminator_optimizer == "joint":
+            joint = ctx.policy.optimizer
+            shared = joint.param_groups[0]["lr"]
+            shared = shared.clone() if isinstance(shared, th.Tensor) else shared
+            joint.add_param_group({"params": self._parameters, "lr": shared})
         size = self.options.amp_replay_size
         self.replay = FeatureReplay(self._feature_dim, max(size, 1), ctx.device, seed=0)
         self._previous: th.Tensor | None = None
