@@ -7,7 +7,7 @@ import os
 import tempfile
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
+from typing_extensions import Self
 
 from sb3_strl.algorithms.guard import check_rollout
 from sb3_strl.algorithms.rollout import RolloutCollector, normalize_advantages
@@ -145,7 +146,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> Any:
+    ) -> Self:
         """
         Train; see SB3.
 
@@ -357,15 +358,6 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | Mapping[str, Any],
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """Load parameters in place; see SB3."""
-        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
 
     # ------------------------------------------------------------------ for subclasses
 
