@@ -12,10 +12,11 @@ from typing_extensions import Unpack
 from sb3_strl.algorithms.ppo import PPO
 from sb3_strl.algorithms.ppo_kwargs import PPOKwargs
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
+from sb3_strl.data import MotionLibrary
 from sb3_strl.objectives.base import Objective
+from sb3_strl.objectives.expert import ExpertSource
 from sb3_strl.objectives.motion_prior import (
     AdversarialMotionPrior,
-    ExpertSource,
     MotionPriorOptions,
 )
 from sb3_strl.policies.aliases import POLICY_ALIASES
@@ -42,7 +43,8 @@ class APPO(PPO):
     :param discriminator_optimizer: ``"separate"`` or ``"joint"``
     :param amp_replay_size: past policy features to mix into every minibatch, 0 for none
     :param amp_obs_dim: checked against the width of ``ref_obs``, else inferred
-    :param expert_source: ``"env"``, or e.g. a :class:`~sb3_strl.objectives.MotionFeatures`
+    :param expert_source: ``"env"``, a :class:`~sb3_strl.data.MotionLibrary`, or any other
+        :class:`~sb3_strl.objectives.ExpertSource`
     :param mimic_reward_coef: penalty on the distance to the time-aligned reference
     :param mimic_loss_coef: kept for old configurations; logged only, because a loss between two
         stored tensors has no gradient
@@ -70,7 +72,7 @@ class APPO(PPO):
         discriminator_optimizer: Literal["separate", "joint"] = "separate",
         amp_replay_size: int = 0,
         amp_obs_dim: int | None = None,
-        expert_source: Literal["env"] | ExpertSource = "env",
+        expert_source: Literal["env"] | MotionLibrary | ExpertSource = "env",
         mimic_reward_coef: float = 0.0,
         mimic_loss_coef: float = 0.0,
         dagger_loss_coef: float = 0.0,
@@ -86,7 +88,7 @@ class APPO(PPO):
         self.discriminator_optimizer = discriminator_optimizer
         self.amp_replay_size = amp_replay_size
         self.amp_obs_dim = amp_obs_dim
-        self.expert_source: Literal["env"] | ExpertSource = expert_source
+        self.expert_source: Literal["env"] | MotionLibrary | ExpertSource = expert_source
         self.mimic_reward_coef = mimic_reward_coef
         self.mimic_loss_coef = mimic_loss_coef
         self.dagger_loss_coef = dagger_loss_coef

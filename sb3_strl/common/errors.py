@@ -30,8 +30,10 @@ class NonFiniteError(StrlValueError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name closest to ``name``, else an empty
-    string."""
+    """
+    Return ``" Did you mean 'x'?"`` for the known name closest to ``name``, else an empty
+    string.
+    """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
 

@@ -45,7 +45,8 @@ class TensorVecEnv(VecEnv):
     Attributes a simulator may set: ``max_episode_length``, steps until an episode is cut;
     ``obs_segments``, ``{group: {segment: shape}}``, ordered names of the parts of vector groups;
     ``feature_names``, ``{group: names}``, names of the F features of each frame of ``ref_obs`` and
-    ``ref_motion``; ``episode_length_buf``, ``(n_envs,)``, int64, steps since the last reset;
+    ``ref_motion``; ``frame_dt``, seconds between two of these frames; ``episode_length_buf``,
+    ``(n_envs,)``, int64, steps since the last reset;
     ``metadata``, before the constructor of this class is called, e.g. ``{"render_fps": 50}``.
 
     :param num_envs: number of environments
@@ -62,6 +63,7 @@ class TensorVecEnv(VecEnv):
     max_episode_length: int | None = None
     obs_segments: dict[str, dict[str, tuple[int, ...]]] | None = None
     feature_names: dict[str, list[str]] | None = None
+    frame_dt: float | None = None
     episode_length_buf: th.Tensor | None = None
     metadata: dict[str, Any] = {}
     render_mode: str | None = None

@@ -115,7 +115,7 @@ class WalkerVecEnv(TensorVecEnv):
         self.physics = WalkerPhysics(
             n_envs, decimation, n_threads, self.domain_randomization.n_models
         )
-        self.dt = self.physics.dt
+        self.dt = self.frame_dt = self.physics.dt
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1.0 / self.dt)}
         super().__init__(n_envs, observation_space(n_frames), action_space(), device, render_mode)
         self._allocate(n_envs, action_scale)

@@ -1,12 +1,13 @@
 """What is optimised beside PPO's own three losses."""
 
 from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep
-from sb3_strl.objectives.expert import MotionFeatures
+from sb3_strl.objectives.expert import ExpertSource, MotionFeatures
 from sb3_strl.objectives.motion_prior import AdversarialMotionPrior, MotionPriorOptions
 
 __all__ = [
     "AdversarialMotionPrior",
     "Context",
+    "ExpertSource",
     "MotionFeatures",
     "MotionPriorOptions",
     "Objective",

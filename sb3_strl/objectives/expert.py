@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch as th
 
-from sb3_strl.common.errors import NonFiniteError
+from sb3_strl.common.errors import NonFiniteError, StrlTypeError, StrlValueError
+from sb3_strl.common.segments import group_spaces
 from sb3_strl.data import MotionLibrary
+from sb3_strl.envs.tensor_vec_env import TensorVecEnv
+
+
+@runtime_checkable
+class ExpertSource(Protocol):
+    """Where expert features come from if not from the environment."""
+
+    def sample_features(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
+        """Return ``(n, M)`` windows, flattened oldest frame first."""
 
 
 class MotionFeatures:
@@ -42,3 +53,36 @@ class MotionFeatures:
             n, self.fields, self.n_frames, self.frame_dt, generator=generator
         )
         return windows.flatten(1)
+
+
+def resolve_expert(
+    source: object, env: TensorVecEnv | None, groups: Sequence[str]
+) -> ExpertSource | None:
+    """
+    Return what draws expert features, ``None`` where the environment's own channel is meant.
+
+    :param source: ``"env"``, a motion library, or an expert source
+    :param env: tells features, frames and their spacing when a library is given
+    :param groups: observation groups that the discriminator reads
+    :raises StrlTypeError: if the source is something else
+    :raises StrlValueError: if a library is given and the environment does not say which features
+    """
+    if source == "env" or env is None:
+        return None
+    if isinstance(source, MotionLibrary):
+        names = (env.feature_names or {}).get(groups[0] if groups else "", [])
+        if len(groups) != 1 or not names or env.frame_dt is None:
+            raise StrlValueError(
+                "APPO: expert_source is a MotionLibrary, but the environment does not say which "
+                f"features its groups {list(groups)} hold (feature_names) or how many seconds lie "
+                "between two frames (frame_dt). Pass expert_source=MotionFeatures(library, fields, "
+                "n_frames, frame_dt)."
+            )
+        shape = group_spaces(env.observation_space)[groups[0]].shape or (1,)
+        return MotionFeatures(source, names, int(shape[0]), env.frame_dt)
+    if isinstance(source, ExpertSource):
+        return source
+    raise StrlTypeError(
+        f"APPO: expert_source is {source!r}. Expected 'env', a MotionLibrary, or an object with "
+        "sample_features(n, generator)."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch as th
 
@@ -15,18 +15,12 @@ from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuff
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import group_spaces
 from sb3_strl.common.types import TensorDict
+from sb3_strl.data import MotionLibrary
 from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep
+from sb3_strl.objectives.expert import ExpertSource, resolve_expert
 from sb3_strl.policies.discriminator import AMPDiscriminator
 
 NAME = "amp"
-
-
-@runtime_checkable
-class ExpertSource(Protocol):
-    """Where expert features come from if not from the environment, e.g. a motion library."""
-
-    def sample_features(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
-        """Return ``(n, M)`` windows, flattened oldest frame first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +37,8 @@ class MotionPriorOptions:
     :param discriminator_optimizer: ``"separate"``, or ``"joint"`` to add its loss to the policy's,
         as the literature's code often does
     :param amp_replay_size: rows of past policy features to mix in; 0 for none
-    :param expert_source: ``"env"`` for the group of the ``expert`` set, or an :class:`ExpertSource`
+    :param expert_source: ``"env"`` for the group of the ``expert`` set, a
+        :class:`~sb3_strl.data.MotionLibrary`, or any :class:`~sb3_strl.objectives.ExpertSource`
     :param mimic_reward_coef: :math:`r \\mathrel{-}= c \\|\\hat x - \\hat e\\|_2`, for channels that
         are aligned in time
     """
@@ -54,7 +49,7 @@ class MotionPriorOptions:
     discriminator_max_grad_norm: float = 1.0
     discriminator_optimizer: Literal["separate", "joint"] = "separate"
     amp_replay_size: int = 0
-    expert_source: Literal["env"] | ExpertSource = "env"
+    expert_source: Literal["env"] | MotionLibrary | ExpertSource = "env"
     mimic_reward_coef: float = 0.0
 
 
@@ -100,6 +95,7 @@ class AdversarialMotionPrior(Objective):
         self._groups: Sequence[str] = ctx.policy.obs_sets.get("amp", ())
         self._expert_groups: Sequence[str] = ctx.policy.obs_sets.get("expert", ())
         self._check_options()
+        self._source = resolve_expert(self.options.expert_source, ctx.env, self._groups)
         if ctx.env is not None:
             self._check_env(ctx)
         rate = self.options.discriminator_learning_rate
@@ -159,19 +155,19 @@ class AdversarialMotionPrior(Objective):
             )
         names = ctx.env.feature_names or {}
         own = [name for group in self._groups for name in names.get(group, [])]
-        if self.options.expert_source == "env":
+        if self._source is None:
             if not self._expert_groups:
                 raise StrlKeyError(
                     "APPO: there is no group 'ref_motion' with the expert's features. This "
                     f"environment has: {list(available)}. Pass "
-                    "expert_source=MotionLibrary(...).features(...), or "
+                    "expert_source=MotionLibrary(...), or "
                     'policy_kwargs=dict(obs_groups={"expert": [...]}).'
                 )
             expert = [name for group in self._expert_groups for name in names.get(group, [])]
             width = sum(_width(available[group].shape) for group in self._expert_groups)
         else:
-            expert = list(vars(self.options.expert_source).get("feature_names") or [])
-            sample = self.options.expert_source.sample_features(2, None)
+            expert = list(vars(self._source).get("feature_names") or [])
+            sample = self._source.sample_features(2, None)
             width = int(sample.shape[-1])
         if width != self._feature_dim:
             raise StrlValueError(
@@ -193,8 +189,10 @@ class AdversarialMotionPrior(Objective):
     # ------------------------------------------------------------------ collecting
 
     def on_step(self, step: RolloutStep, buffer: RolloutBuffer) -> None:
-        """Store the features after the step, of the terminal observation where the episode
-        ended."""
+        """
+        Store the features after the step, of the terminal observation where the episode
+        ended.
+        """
         result = step.result
         features = self._flat(result.obs, self._groups)
         expert = self._flat(result.obs, self._expert_groups) if self._uses_env else None
@@ -219,7 +217,7 @@ class AdversarialMotionPrior(Objective):
 
     @property
     def _uses_env(self) -> bool:
-        return self.options.expert_source == "env"
+        return self._source is None
 
     @staticmethod
     def _flat(obs: TensorDict, groups: Sequence[str]) -> th.Tensor:
@@ -251,8 +249,8 @@ class AdversarialMotionPrior(Objective):
         return RewardTerm(lerp, bonus)
 
     def _draw_expert(self, buffer: RolloutBuffer) -> None:
-        source = self.options.expert_source
-        assert not isinstance(source, str)
+        source = self._source
+        assert source is not None
         field = buffer["amp/expert"]
         drawn = source.sample_features(buffer.buffer_size * buffer.n_envs, self.generator)
         field.copy_(drawn.view(field.shape))

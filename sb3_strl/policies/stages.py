@@ -162,8 +162,10 @@ def make_encoders(
 
 @dataclass(frozen=True)
 class _Piece:
-    """Columns ``start:stop`` of the vector part, or an image group; encoded if a segment is
-    named."""
+    """
+    Columns ``start:stop`` of the vector part, or an image group; encoded if a segment is
+    named.
+    """
 
     start: int = 0
     stop: int = 0
