@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from examples.demo_evaluation import REFERENCE, Gait, reference_poses, robot_errors
@@ -23,6 +22,7 @@ COLOURS: dict[str, Colour] = {
     "PPO": (204, 102, 51),
     "APPO": (38, 118, 168),
 }
+_GREY: Colour = (90, 94, 102)
 _STRIP_SIZE, _STRIP_POSES = (1200, 230), 11
 _GIF_SIZE, _GIF_STRIDE, _GIF_CYCLES = (420, 190), 2, 2
 
@@ -44,11 +44,6 @@ class Film:
     root_pos: Array
     root_pitch: Array
     joint_pos: Array
-
-    @property
-    def label(self) -> str:
-        """What stands in the picture."""
-        return f"{self.title}   {self.note}" if self.note else self.title
 
 
 def make_films(gaits: Mapping[str, Gait], n_frames: int | None = None) -> list[Film]:
@@ -108,11 +103,10 @@ def write_film_strip(films: Sequence[Film], dt: float, path: Path) -> None:
                 film.joint_pos[kept],
                 size=_STRIP_SIZE,
                 color=COLOURS[film.title],
-                label=film.label,
             )
         )
     footer = f"one gait cycle of the reference, {cycle * dt:.2f} s, from left to right"
-    Image.fromarray(_stacked(rows, footer)).save(path, optimize=True)
+    Image.fromarray(_stacked(films, rows, footer)).save(path, optimize=True)
 
 
 def write_animation(films: Sequence[Film], dt: float, path: Path) -> None:
@@ -127,6 +121,7 @@ def write_animation(films: Sequence[Film], dt: float, path: Path) -> None:
     frames = [
         Image.fromarray(
             _stacked(
+                films,
                 [
                     draw_walker(
                         film.root_pos[i],
@@ -134,10 +129,9 @@ def write_animation(films: Sequence[Film], dt: float, path: Path) -> None:
                         film.joint_pos[i],
                         size=_GIF_SIZE,
                         color=COLOURS[film.title],
-                        label=film.label,
                     )
                     for film in films
-                ]
+                ],
             )
         )
         for i in range(0, n_frames, _GIF_STRIDE)
@@ -151,19 +145,26 @@ def write_animation(films: Sequence[Film], dt: float, path: Path) -> None:
     )
 
 
-def _stacked(rows: Sequence[Picture], footer: str = "") -> Picture:
-    """Put pictures one above the other, with lines between them and a line of text below."""
+def _stacked(films: Sequence[Film], rows: Sequence[Picture], footer: str = "") -> Picture:
+    """Put pictures one above the other, each under its title, with a line of text below all."""
     width = rows[0].shape[1]
-    line: Picture = np.full((2, width, 3), 255, dtype=np.uint8)
-    parts: list[npt.NDArray[np.uint8]] = [rows[0]]
-    for row in rows[1:]:
-        parts += [line, row]
+    parts: list[Picture] = []
+    for film, row in zip(films, rows, strict=True):
+        parts += [_text(width, film.title, COLOURS[film.title], film.note), row]
     if footer:
-        strip = Image.new("RGB", (width, 26), (255, 255, 255))
-        font = ImageFont.load_default(size=14)
-        ImageDraw.Draw(strip).text((8, 4), footer, fill=(60, 64, 72), font=font)
-        parts.append(np.asarray(strip, dtype=np.uint8))
+        parts.append(_text(width, "", _GREY, footer))
     return np.concatenate(parts)
+
+
+def _text(width: int, title: str, colour: Colour, note: str) -> Picture:
+    """Draw a line of text: a title in colour and a note."""
+    strip = Image.new("RGB", (width, 30), (255, 255, 255))
+    draw = ImageDraw.Draw(strip)
+    bold, plain = ImageFont.load_default(size=18), ImageFont.load_default(size=14)
+    draw.text((10, 4), title, fill=colour, font=bold, stroke_width=0.4, stroke_fill=colour)
+    place = 10 + (draw.textlength(title, font=bold) + 14 if title else 0)
+    draw.text((place, 7), note, fill=_GREY, font=plain)
+    return np.asarray(strip, dtype=np.uint8)
 
 
 def write_curves(curves: Mapping[str, Sequence[Curve]], path: Path) -> None:

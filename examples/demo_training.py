@@ -41,7 +41,7 @@ DISCRIMINATOR: dict[str, Any] = {
     "hidden_dims": [256, 128],
     "task_reward_lerp": 0.4,
     "style_reward_coef": 2.0,
-    "discriminator_grad_pen": 10.0,
+    "discriminator_grad_pen": 30.0,
 }
 
 
