@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
@@ -84,7 +84,7 @@ def _shorten(envs: list[int]) -> str:
 
 def _dump(algorithm: TensorOnPolicyAlgorithm, fields: TensorDict) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="sb3_strl_nonfinite_"))
-    arrays = {
+    arrays: dict[str, Any] = {
         name.replace(" ", "_").replace("/", "_"): v.cpu().numpy() for name, v in fields.items()
     }
     arrays["actions"] = algorithm.rollout_buffer["actions"].cpu().numpy()

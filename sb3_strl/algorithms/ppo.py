@@ -312,8 +312,8 @@ class PPO(TensorOnPolicyAlgorithm):
                 continue
             if not extra.requires_grad:
                 raise StrlValueError(
-                    f"{type(self).__name__}: the loss of objective '{objective.name}' does not depend "
-                    "on anything that is trained. Return None from loss() if there is nothing to add."
+                    f"{type(self).__name__}: the loss of objective '{objective.name}' does not "
+                    "depend on anything that is trained. Return None from loss() to add nothing."
                 )
             loss = loss + extra
         self.statistics.add(stats)

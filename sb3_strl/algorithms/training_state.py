@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch as th
@@ -34,8 +34,11 @@ class RandomState:
     @classmethod
     def capture(cls, generator: th.Generator) -> RandomState:
         """Read all generators."""
-        name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
-        del name
+        numpy_state = cast(
+            "tuple[str, np.ndarray, int, int, float]",
+            np.random.get_state(legacy=True),  # noqa: NPY002
+        )
+        _, keys, position, has_gauss, cached = numpy_state
         version, words, gauss = random.getstate()
         return cls(
             algorithm=generator.get_state(),

@@ -53,13 +53,13 @@ class RolloutStep(NamedTuple):
     """
     One environment step as objectives see it.
 
-    :param index: step t in the rollout
+    :param t: step in the rollout
     :param actions: executed actions
     :param result: what the environment returned
     :param dones: ``terminated | truncated``
     """
 
-    index: int
+    t: int
     actions: th.Tensor
     result: TensorStep
     dones: th.Tensor
@@ -94,6 +94,7 @@ class Objective:
 
     def reward_term(self, buffer: RolloutBuffer) -> RewardTerm | None:
         """Shape the rewards of a complete rollout, before time-outs are bootstrapped."""
+        del buffer
         return None
 
     def start_update(self, buffer: RolloutBuffer) -> None:
@@ -101,6 +102,7 @@ class Objective:
 
     def loss(self, batch: RolloutBatch, out: PolicyOutput) -> th.Tensor | None:
         """Return a scalar to add to PPO's loss; it must depend on the policy."""
+        del batch, out
         return None
 
     def update(self, batch: RolloutBatch) -> None:

@@ -1,4 +1,4 @@
-"""Adversarial motion prior: a style reward from a discriminator that is trained beside the policy."""
+"""Adversarial motion prior: a style reward from a discriminator trained beside the policy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = "amp"
 
 @dataclass(frozen=True, kw_only=True)
 class MotionPriorOptions:
-    """
+    r"""
     Options of :class:`AdversarialMotionPrior`.
 
     :param discriminator_loss_coef: factor on expert, policy and penalty losses; 0 freezes the
@@ -39,7 +39,7 @@ class MotionPriorOptions:
     :param amp_replay_size: rows of past policy features to mix in; 0 for none
     :param expert_source: ``"env"`` for the group of the ``expert`` set, a
         :class:`~sb3_strl.data.MotionLibrary`, or any :class:`~sb3_strl.objectives.ExpertSource`
-    :param mimic_reward_coef: :math:`r \\mathrel{-}= c \\|\\hat x - \\hat e\\|_2`, for channels that
+    :param mimic_reward_coef: :math:`r \mathrel{-}= c \|\hat x - \hat e\|_2`, for channels that
         are aligned in time
     """
 
@@ -205,8 +205,8 @@ class AdversarialMotionPrior(Objective):
             if expert is not None:
                 expert = th.where(ended, self._flat(result.final_obs, self._expert_groups), expert)
         else:
-            # What the robot looked like when it fell is not known; the next episode's first frame is
-            # not it.
+            # What the robot looked like when it fell is not known, and the next episode's first
+            # frame is not it.
             valid = valid & ~step.dones
             expert_valid = ~step.dones
         buffer.put("amp/features", features)
@@ -259,7 +259,8 @@ class AdversarialMotionPrior(Objective):
     def _mimic_distance(self, buffer: RolloutBuffer) -> th.Tensor:
         normalize = self.discriminator.normalize
         gap = normalize(buffer["amp/features"]) - normalize(buffer["amp/expert"])
-        return gap.norm(dim=-1)
+        distance: th.Tensor = gap.norm(dim=-1)
+        return distance
 
     # ------------------------------------------------------------------ updating
 

@@ -158,7 +158,8 @@ class StrlPolicy(ActorCriticPolicy):
         self._build_discriminator(amp_input_dim)
         if ortho_init:
             self._orthogonal()
-        self.optimizer = optimizer_class(
+        make_optimizer: Any = optimizer_class
+        self.optimizer = make_optimizer(
             self.ppo_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )
 
@@ -214,7 +215,7 @@ class StrlPolicy(ActorCriticPolicy):
         spec = self.encoder_spec
         if spec is None or spec.critic_component_names is None:
             return nn.ModuleDict()
-        activation = self.net_options.activation_name
+        activation = self.net_options.activation
         if spec.critic_component_names != "shared":
             names = spec.critic_component_names
             return make_encoders(
@@ -250,7 +251,7 @@ class StrlPolicy(ActorCriticPolicy):
             if names is None:
                 every = [segment.name for segment in self.actor_segments]
                 names = tuple(every[1:] or every)
-            encoders = make_encoders(self.actor_segments, names, spec, net.activation_name)
+            encoders = make_encoders(self.actor_segments, names, spec, net.activation)
         encode_normal = spec.normalize_images if spec is not None else False
 
         def reader(segments: Sequence[Segment], nets: nn.ModuleDict) -> ObsReader:
@@ -324,7 +325,7 @@ class StrlPolicy(ActorCriticPolicy):
         ]
 
     @property
-    def log_std(self) -> th.Tensor | None:
+    def log_std(self) -> th.Tensor | None:  # type: ignore[override]
         """Logarithm of the action noise ``(A,)``, ``None`` for discrete actions."""
         return self.action_head.log_std if isinstance(self.action_head, GaussianHead) else None
 
@@ -338,7 +339,7 @@ class StrlPolicy(ActorCriticPolicy):
         return obs if isinstance(obs, dict) else {SINGLE_GROUP: obs}
 
     def action_params(self, obs: TensorDict) -> TensorDict:
-        """Return the parameters of :math:`\\pi(\\cdot \\mid o)` for groups ``(B, ...)``."""
+        r"""Return the parameters of :math:`\pi(\cdot \mid o)` for groups ``(B, ...)``."""
         output: th.Tensor = self.actor(self.actor_reader(obs))
         if self.mu_activation is not None:
             output = self.mu_activation(output)

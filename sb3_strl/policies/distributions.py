@@ -24,6 +24,7 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
+from typing_extensions import override
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.types import TensorDict
@@ -74,7 +75,7 @@ class ActionHead(nn.Module):
 
     @abstractmethod
     def log_prob(self, params: TensorDict, actions: th.Tensor) -> th.Tensor:
-        """Return :math:`\\log \\pi(a)`, summed over action dimensions, ``(B,)``."""
+        r"""Return :math:`\\log \\pi(a)`, summed over action dimensions, ``(B,)``."""
 
     @abstractmethod
     def entropy(self, params: TensorDict) -> th.Tensor:
@@ -82,7 +83,7 @@ class ActionHead(nn.Module):
 
     @abstractmethod
     def kl(self, old: TensorDict, new: TensorDict) -> th.Tensor:
-        """Return :math:`KL(old \\| new)`, summed over action dimensions, ``(B,)``."""
+        r"""Return :math:`KL(old \\| new)`, summed over action dimensions, ``(B,)``."""
 
     @abstractmethod
     def distribution(self, params: TensorDict) -> Distribution:
@@ -143,36 +144,44 @@ class GaussianHead(ActionHead):
         """Raise the standard deviation to at least ``min_std`` (scalar or ``(A,)``), in place."""
         self.std_param.clamp_(min=min_std.log() if self.noise_std_type == "log" else min_std)
 
+    @override
     def params(self, output: th.Tensor) -> TensorDict:
         return {"mean": output, "std": self.std}
 
+    @override
     def draw_noise(
         self, shape: Sequence[int], generator: th.Generator | None, device: th.device
     ) -> th.Tensor:
         return th.randn((*shape, self.noise_dim), generator=generator, device=device)
 
+    @override
     def sample(self, params: TensorDict, noise: th.Tensor) -> th.Tensor:
         return th.addcmul(params["mean"], params["std"], noise)
 
+    @override
     def mode(self, params: TensorDict) -> th.Tensor:
         return params["mean"]
 
+    @override
     def log_prob(self, params: TensorDict, actions: th.Tensor) -> th.Tensor:
         std = params["std"]
         scaled = (actions - params["mean"]) / std
         norm = std.log().sum(-1) + self.input_dim * _HALF_LOG_2PI
         return scaled.square().sum(-1).mul(-0.5) - norm
 
+    @override
     def entropy(self, params: TensorDict) -> th.Tensor:
         # One number for all samples, because std does not depend on the state.
         entropy = params["std"].log().sum(-1) + self.input_dim * (0.5 + _HALF_LOG_2PI)
         return entropy.expand(params["mean"].shape[:-1])
 
+    @override
     def kl(self, old: TensorDict, new: TensorDict) -> th.Tensor:
         variance = new["std"].square()
         shift = (old["std"].square() + (old["mean"] - new["mean"]).square()) / (2.0 * variance)
         return (th.log(new["std"] / old["std"]) + shift - 0.5).sum(-1)
 
+    @override
     def distribution(self, params: TensorDict) -> Distribution:
         gaussian = DiagGaussianDistribution(self.input_dim)
         return gaussian.proba_distribution(params["mean"], params["std"].log())
@@ -198,10 +207,12 @@ class CategoricalHead(ActionHead):
         self.scalar = scalar
         self.starts = [int(start) for start in (starts or [0] * len(self.sizes))]
 
+    @override
     def params(self, output: th.Tensor) -> TensorDict:
         parts = [part.log_softmax(-1) for part in output.split(self.sizes, dim=-1)]
         return {"logits": parts[0] if len(parts) == 1 else th.cat(parts, -1)}
 
+    @override
     def draw_noise(
         self, shape: Sequence[int], generator: th.Generator | None, device: th.device
     ) -> th.Tensor:
@@ -213,12 +224,15 @@ class CategoricalHead(ActionHead):
         chosen = [part.argmax(-1) + start for part, start in zip(parts, self.starts, strict=True)]
         return chosen[0] if self.scalar else th.stack(chosen, -1)
 
+    @override
     def sample(self, params: TensorDict, noise: th.Tensor) -> th.Tensor:
         return self._argmax(params["logits"] - noise.log())
 
+    @override
     def mode(self, params: TensorDict) -> th.Tensor:
         return self._argmax(params["logits"])
 
+    @override
     def log_prob(self, params: TensorDict, actions: th.Tensor) -> th.Tensor:
         choices = actions.long().reshape(-1, len(self.sizes))
         parts = params["logits"].split(self.sizes, dim=-1)
@@ -228,12 +242,15 @@ class CategoricalHead(ActionHead):
         ]
         return total[0] if len(total) == 1 else th.stack(total).sum(0)
 
+    @override
     def entropy(self, params: TensorDict) -> th.Tensor:
         return -(params["logits"].exp() * params["logits"]).sum(-1)
 
+    @override
     def kl(self, old: TensorDict, new: TensorDict) -> th.Tensor:
         return (old["logits"].exp() * (old["logits"] - new["logits"])).sum(-1)
 
+    @override
     def distribution(self, params: TensorDict) -> Distribution:
         if self.scalar:
             return CategoricalDistribution(self.sizes[0]).proba_distribution(params["logits"])
@@ -250,33 +267,41 @@ class BernoulliHead(ActionHead):
     def __init__(self, n_coins: int) -> None:
         super().__init__(n_coins, {"logits": (n_coins,)}, n_coins)
 
+    @override
     def params(self, output: th.Tensor) -> TensorDict:
         return {"logits": output}
 
+    @override
     def draw_noise(
         self, shape: Sequence[int], generator: th.Generator | None, device: th.device
     ) -> th.Tensor:
         return th.rand((*shape, self.noise_dim), generator=generator, device=device)
 
+    @override
     def sample(self, params: TensorDict, noise: th.Tensor) -> th.Tensor:
         return (noise < params["logits"].sigmoid()).to(params["logits"].dtype)
 
+    @override
     def mode(self, params: TensorDict) -> th.Tensor:
         return (params["logits"] > 0).to(params["logits"].dtype)
 
+    @override
     def log_prob(self, params: TensorDict, actions: th.Tensor) -> th.Tensor:
         logits = params["logits"]
         return (actions.to(logits.dtype) * logits - nn.functional.softplus(logits)).sum(-1)
 
+    @override
     def entropy(self, params: TensorDict) -> th.Tensor:
         logits = params["logits"]
         return (nn.functional.softplus(logits) - logits.sigmoid() * logits).sum(-1)
 
+    @override
     def kl(self, old: TensorDict, new: TensorDict) -> th.Tensor:
         gap = old["logits"] - new["logits"]
         norm = nn.functional.softplus(new["logits"]) - nn.functional.softplus(old["logits"])
         return (old["logits"].sigmoid() * gap + norm).sum(-1)
 
+    @override
     def distribution(self, params: TensorDict) -> Distribution:
         return BernoulliDistribution(self.input_dim).proba_distribution(params["logits"])
 

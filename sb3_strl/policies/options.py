@@ -33,11 +33,6 @@ class NetOptions:
     activation: type[nn.Module]
     init_noise_std: float
 
-    @property
-    def activation_name(self) -> type[nn.Module]:
-        """Activation that encoders use unless they name one."""
-        return self.activation
-
 
 def _agree(first: tuple[str, Any], second: tuple[str, Any], default: Any) -> Any:
     """Return the value of two synonyms."""

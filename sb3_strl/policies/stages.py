@@ -69,7 +69,7 @@ class EncoderSpec:
         :raises StrlValueError: if ``component_names`` is an empty list
         """
         check_known("EncoderSpec", "key", given, [item.name for item in fields(cls)])
-        values = {
+        values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
         }
         if values.get("component_names") == ():
@@ -94,7 +94,11 @@ def _one_of(value: Any, index: int, count: int, what: str) -> Any:
 
 
 def make_encoder(
-    segment: Segment, class_name: str | None, kwargs: Mapping[str, Any], size: int, activation: str
+    segment: Segment,
+    class_name: str | None,
+    kwargs: Mapping[str, Any],
+    size: int,
+    activation: str | type[nn.Module],
 ) -> nn.Module:
     """
     Build the network that turns one segment into a latent of width ``size``.
@@ -130,7 +134,7 @@ def make_encoders(
     segments: Sequence[Segment],
     names: Sequence[str],
     spec: EncoderSpec,
-    activation: str,
+    activation: str | type[nn.Module],
     critic: bool = False,
 ) -> nn.ModuleDict:
     """
@@ -192,6 +196,8 @@ class ObsReader(nn.Module):
     :param scale_images: divide uint8 images by 255
     """
 
+    column_index: th.Tensor | None
+
     def __init__(
         self,
         layout: ObsLayout,
@@ -219,7 +225,9 @@ class ObsReader(nn.Module):
         self.register_buffer("column_index", index, persistent=False)
         self.normalizer: EmpiricalNormalization | None = None
         if normalize and self.vector_dim:
-            self.normalizer = EmpiricalNormalization(self.vector_dim, until=normalizer_until)
+            self.normalizer = EmpiricalNormalization(
+                self.vector_dim, until=None if normalizer_until is None else int(normalizer_until)
+            )
         self.is_plain = len(self.pieces) == 1 and self.pieces[0] == _Piece(0, self.vector_dim)
         self.output_dim = sum(self._piece_width(piece) for piece in self.pieces)
 
@@ -256,7 +264,7 @@ class ObsReader(nn.Module):
 
     def _piece_width(self, piece: _Piece) -> int:
         if piece.encoder is not None:
-            return int(self.encoders[piece.encoder].output_size)  # type: ignore[arg-type]
+            return output_width(self.encoders[piece.encoder])
         if piece.image_group is not None:
             return int(th.Size(piece.shape).numel())
         return piece.stop - piece.start
@@ -265,8 +273,7 @@ class ObsReader(nn.Module):
         """Return the raw vector part ``(..., vector_dim)`` as float32."""
         parts = [_as_vector(obs[group], self.layout.spaces[group]) for group in self.vector_groups]
         whole = parts[0] if len(parts) == 1 else th.cat(parts, -1)
-        index = self.column_index
-        return whole if index is None else whole.index_select(-1, index)  # type: ignore[arg-type]
+        return whole if self.column_index is None else whole.index_select(-1, self.column_index)
 
     def _image(self, obs: TensorDict, group: str) -> th.Tensor:
         image = obs[group]
@@ -320,6 +327,13 @@ class ObsReader(nn.Module):
         """Add raw observations ``(..., group_dim)`` to the running statistics."""
         if self.normalizer is not None:
             self.normalizer.update(self.vector(obs).reshape(-1, self.vector_dim))
+
+
+def output_width(encoder: nn.Module) -> int:
+    """Return the width of an encoder's latent."""
+    if not isinstance(encoder, MlpModel | Conv2dHeadModel):
+        raise StrlTypeError(f"EncoderSpec: {type(encoder).__name__} is no encoder.")
+    return encoder.output_size
 
 
 def _as_vector(value: th.Tensor, space: spaces.Space[Any]) -> th.Tensor:
