@@ -16,22 +16,17 @@ from torch import nn
 
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import SINGLE_GROUP, ObsLayout, Segment
-from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
 from sb3_strl.policies.activations import get_activation_cls
+from sb3_strl.policies.describe import describe_policy
 from sb3_strl.policies.discriminator import AMPDiscriminator
 from sb3_strl.policies.distributions import GaussianHead, make_action_head
 from sb3_strl.policies.networks import MlpModel
-from sb3_strl.policies.options import NetOptions, check_parts, resolve_net_options
+from sb3_strl.policies.obs_sets import resolve_sets, select_segments
+from sb3_strl.policies.options import check_parts, resolve_net_options
 from sb3_strl.policies.stages import ObsReader, make_encoders
 
 Obs = th.Tensor | TensorDict
-_SET_DEFAULTS = {
-    "actor": SINGLE_GROUP,
-    "critic": "critic",
-    "amp": "ref_obs",
-    "expert": "ref_motion",
-}
 
 
 class PolicyOutput(NamedTuple):
@@ -173,43 +168,12 @@ class StrlPolicy(ActorCriticPolicy):
     ) -> None:
         name = type(self).__name__
         self.layout = ObsLayout(self.observation_space, obs_segments)
-        sets = {
-            key: [value] if isinstance(value, str) else list(value)
-            for key, value in obs_groups.items()
-        }
-        available = list(self.layout.spaces)
-        if "actor" not in sets and SINGLE_GROUP not in available:
-            raise StrlKeyError(
-                f"{name}: the environment has no group '{SINGLE_GROUP}'. It has: {available}. Say "
-                "which "
-                f'ones the actor reads: policy_kwargs=dict(obs_groups={{"actor": {available}}}).'
-            )
-        sets.setdefault("actor", [SINGLE_GROUP])
-        sets.setdefault("critic", ["critic"] if "critic" in available else sets["actor"])
-        for key in ("amp", "expert"):
-            if key not in sets and _SET_DEFAULTS[key] in available:
-                sets[key] = [_SET_DEFAULTS[key]]
-        for key, groups in sets.items():
-            self.layout.of(groups, f"{name}: obs_groups['{key}']")
-        self.obs_sets = sets
-        self.actor_segments = self.layout.of(sets["actor"], name)
-        self.critic_segments = self.layout.of(sets["critic"], name)
+        self.obs_sets = resolve_sets(name, self.layout, obs_groups)
+        self.actor_segments = self.layout.of(self.obs_sets["actor"], name)
+        critic = self.obs_sets["critic"]
+        self.critic_segments = self.layout.of(critic, name)
         if critic_obs_segments is not None:
-            self.critic_segments = self._select(critic_obs_segments)
-
-    def _select(self, wanted: Mapping[str, Any]) -> tuple[Segment, ...]:
-        """Return the critic's segments of the given names, shapes checked."""
-        chosen = []
-        for segment_name, shape in wanted.items():
-            segment = self.layout.find(segment_name, self.obs_sets["critic"], "critic_obs_segments")
-            size = int(np.prod(shape))
-            if size != segment.size:
-                raise StrlValueError(
-                    f"critic_obs_segments: '{segment_name}' is declared with {size} columns, but "
-                    f"the layout gives it {segment.size}. Declare it once, in obs_segments."
-                )
-            chosen.append(segment)
-        return tuple(chosen)
+            self.critic_segments = select_segments(self.layout, critic, critic_obs_segments)
 
     def _critic_encoders(self, actor: nn.ModuleDict) -> nn.ModuleDict:
         spec = self.encoder_spec
@@ -370,51 +334,7 @@ class StrlPolicy(ActorCriticPolicy):
 
     def describe(self) -> str:
         """Return a table of the stages: name, widths in and out, number of parameters."""
-        rows = []
-        for who, reader, trunk in (
-            ("actor", self.actor_reader, self.actor),
-            ("critic", self.critic_reader, self.critic),
-        ):
-            groups = "+".join(reader.groups)
-            if reader.normalizer is not None:
-                rows.append(
-                    (
-                        f"{who} normaliser",
-                        f"{groups} {reader.vector_dim}",
-                        str(reader.vector_dim),
-                        0,
-                    )
-                )
-            for name, encoder in reader.encoders.items():
-                segment = next(s for s in reader.segments if s.name == name)
-                rows.append(
-                    (
-                        f"{who} encoder",
-                        f"{name} {segment.shape}",
-                        str(encoder.output_size),
-                        _count(encoder),
-                    )
-                )
-            out = self.action_head.input_dim if who == "actor" else 1
-            rows.append((f"{who} trunk", str(reader.output_dim), str(out), _count(trunk)))
-        rows.append(
-            (
-                type(self.action_head).__name__,
-                str(self.action_head.input_dim),
-                "actions",
-                _count(self.action_head),
-            )
-        )
-        if self.discriminator is not None:
-            rows.append(
-                (
-                    "discriminator",
-                    str(self.discriminator.input_dim),
-                    "1",
-                    _count(self.discriminator),
-                )
-            )
-        return format_table("policy stages", ("stage", "in", "out", "parameters"), rows)
+        return describe_policy(self)
 
     # ------------------------------------------------------------------ SB3's contract
 
@@ -495,16 +415,9 @@ class StrlPolicy(ActorCriticPolicy):
         return actions, state
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def _optimizer_defaults(
     optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None
 ) -> dict[str, Any]:
     if optimizer_class in (th.optim.Adam, th.optim.AdamW):
         return {"eps": 1e-8, "fused": True, **(given or {})}
     return dict(given or {})
-
-
-__all__ = ["NetOptions", "PolicyOutput", "StrlPolicy"]
