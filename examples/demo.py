@@ -50,13 +50,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/demo"), help="folder of the results (%(default)s)")
-    add("--steps", type=_positive, help="environment steps of each run (default 1200000)")
-    add("--seeds", type=_positive, help="runs of each algorithm (default 2)")
+    add("--steps", type=_positive, help="environment steps of each run (default 900000)")
+    add("--seeds", type=_positive, help="runs of each algorithm (default 3)")
     add("--n-envs", type=_positive, help="robots that walk at the same time (default 64)")
     add("--processes", type=_positive, help="runs at the same time (default: one per processor)")
     add("--smoke", action="store_true", help="a few thousand steps: does everything run?")
     options = parser.parse_args(arguments)
-    defaults = (6_000, 1, 32) if options.smoke else (1_200_000, 2, 64)
+    defaults = (6_000, 1, 32) if options.smoke else (900_000, 3, 64)
     for name, value in zip(("steps", "seeds", "n_envs"), defaults, strict=True):
         if vars(options)[name] is None:
             setattr(options, name, value)

@@ -18,7 +18,12 @@ from sb3_strl.policies import AMPDiscriminator, StrlPolicy
 
 REFERENCE = MOTIONS / "walk.npz"
 N_ROBOTS, N_STEPS = 16, 500
-ROBOT: dict[str, Any] = {"action_scale": (0.7, 0.9, 0.5), "min_height": 0.7, "max_pitch": 0.7}
+ROBOT: dict[str, Any] = {
+    "n_frames": 5,
+    "action_scale": (0.7, 0.9, 0.5),
+    "min_height": 0.7,
+    "max_pitch": 0.7,
+}
 """What training and evaluation have in common."""
 _WARM_UP = 1.0  # s until the initial pose no longer counts
 _JOINTS = [i for i, name in enumerate(FEATURE_NAMES) if name.startswith("joint_pos/")]

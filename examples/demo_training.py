@@ -35,11 +35,11 @@ POLICY: dict[str, Any] = {
     "init_noise_std": 0.5,
     "encoder": {"output_size": 32, "kwargs": {"hidden_sizes": [64]}},
 }
-TRAINING_ENV: dict[str, Any] = {"domain_randomization": False, "rsi_prob": 0.8}
+TRAINING_ENV: dict[str, Any] = {"domain_randomization": True, "rsi_prob": 0.8}
 APPO_OPTIONS: dict[str, Any] = {"discriminator_learning_rate": 1e-4, "amp_replay_size": 50_000}
 DISCRIMINATOR: dict[str, Any] = {
     "hidden_dims": [256, 128],
-    "task_reward_lerp": 0.4,
+    "task_reward_lerp": 0.3,
     "style_reward_coef": 2.0,
     "discriminator_grad_pen": 30.0,
 }
