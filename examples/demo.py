@@ -189,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("evaluating and drawing ...", flush=True)
         text = write_results(jobs, options)
     except KeyboardInterrupt:
+        if sys.stdout.isatty():
+            print("\033[?25h", end="")  # the progress bar had hidden the cursor
         print(f"\nInterrupted. The logs so far, and runs that were complete, are in {out}.")
         return 130
     shutil.copyfile(jobs[0].model_path, out / "model.zip")

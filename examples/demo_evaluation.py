@@ -19,7 +19,7 @@ from sb3_strl.policies import AMPDiscriminator, StrlPolicy
 REFERENCE = MOTIONS / "walk.npz"
 N_ROBOTS, N_STEPS = 16, 500
 ROBOT: dict[str, Any] = {
-    "n_frames": 5,
+    "n_frames": 5,  # 0.1 s, in which a discriminator sees the rhythm of a gait
     "action_scale": (0.7, 0.9, 0.5),
     "min_height": 0.7,
     "max_pitch": 0.7,

@@ -18,7 +18,7 @@ from sb3_strl import APPO, PPO
 Algorithm = Literal["PPO", "APPO"]
 Curve = list[dict[str, float]]
 
-NET_ARCH = [256, 128]
+# Both algorithms share everything but the motion prior; the rest is the library's default.
 COMMON: dict[str, Any] = {
     "n_steps": 32,
     "n_epochs": 5,
@@ -30,7 +30,7 @@ COMMON: dict[str, Any] = {
     "ent_coef": 0.0,
 }
 POLICY: dict[str, Any] = {
-    "net_arch": NET_ARCH,
+    "net_arch": [256, 128],
     "empirical_normalization": True,
     "init_noise_std": 0.5,
     "encoder": {"output_size": 32, "kwargs": {"hidden_sizes": [64]}},
@@ -41,6 +41,7 @@ DISCRIMINATOR: dict[str, Any] = {
     "hidden_dims": [256, 128],
     "task_reward_lerp": 0.3,
     "style_reward_coef": 2.0,
+    # A discriminator that is certain pays nobody: this keeps it smooth far from the reference.
     "discriminator_grad_pen": 30.0,
 }
 
@@ -75,12 +76,12 @@ class Job:
     @property
     def model_path(self) -> Path:
         """Where the trained model lies."""
-        return self.folder / "runs" / f"{self.name}.zip"
+        return self.folder / "seeds" / f"{self.name}.zip"
 
     @property
     def curve_path(self) -> Path:
         """Where the learning curve lies."""
-        return self.folder / "runs" / f"{self.name}.json"
+        return self.folder / "seeds" / f"{self.name}.json"
 
 
 class LearningCurve(BaseCallback):
@@ -107,6 +108,7 @@ class LearningCurve(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.measure()
+        self.logger.dump(self.num_timesteps)  # nobody else writes the last point
 
     def measure(self) -> None:
         """Add a point."""
