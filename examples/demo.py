@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import time
@@ -51,11 +52,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/demo"), help="folder of the results (%(default)s)")
     add("--steps", type=_positive, help="environment steps of each run (default 900000)")
-    add("--seeds", type=_positive, help="runs of each algorithm (default 3)")
+    add("--seeds", type=_positive, help="runs of each algorithm (default 3, where time allows)")
+    add("--minutes", type=float, help="begin no further seed that would end later (default 8)")
     add("--n-envs", type=_positive, help="robots that walk at the same time (default 64)")
     add("--processes", type=_positive, help="runs at the same time (default: one per processor)")
     add("--smoke", action="store_true", help="a few thousand steps: does everything run?")
     options = parser.parse_args(arguments)
+    if options.minutes is None:
+        # Who names the seeds wants them all.
+        options.minutes = 8.0 if options.seeds is None else math.inf
     defaults = (6_000, 1, 32) if options.smoke else (900_000, 3, 64)
     for name, value in zip(("steps", "seeds", "n_envs"), defaults, strict=True):
         if vars(options)[name] is None:
@@ -76,7 +81,7 @@ def _positive(text: str) -> int:
 
 def make_jobs(options: argparse.Namespace) -> list[Job]:
     """
-    Return the runs, the longer ones first.
+    Return the runs, seed by seed, the longer one first.
 
     :param options: of the command line
     """
@@ -85,8 +90,8 @@ def make_jobs(options: argparse.Namespace) -> list[Job]:
     points = 2 if options.smoke else 12
     return [
         Job(algorithm, seed, options.steps, options.n_envs, threads, options.out, points)
-        for algorithm in reversed(ALGORITHMS)
         for seed in range(options.seeds)
+        for algorithm in reversed(ALGORITHMS)
     ]
 
 
@@ -185,9 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flush=True,
     )
     try:
-        run_all(jobs, n_processes)
+        done = run_all(jobs, n_processes, 60.0 * options.minutes)
+        if len(done) < len(jobs):
+            print(f"{len(done)} of {len(jobs)} runs: there was no time for more (see --minutes)")
         print("evaluating and drawing ...", flush=True)
-        text = write_results(jobs, options)
+        text = write_results(done, options)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             print("\033[?25h", end="")  # the progress bar had hidden the cursor

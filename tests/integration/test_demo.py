@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from PIL import Image
 from examples import demo
 from examples.demo_evaluation import REFERENCE, gait_error, survival, task_return, walk
 from examples.demo_gait import cut_windows, dtw, pose_distances, pose_error, reference_cycle
+from examples.demo_runs import Plan
 from sb3_strl.data import Motion
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +142,25 @@ def test_number_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         demo.parse_arguments(["--steps", text])
     assert f"--steps: '{text}' is not a " in capsys.readouterr().err
+
+
+def test_seeds_are_limited_by_time_unless_they_are_asked_for() -> None:
+    assert demo.parse_arguments([]).minutes == 8.0
+    assert demo.parse_arguments(["--seeds", "5"]).minutes == float("inf")
+
+
+@pytest.mark.parametrize(("elapsed", "n_done"), [(0.0, 6), (100.0, 6), (280.0, 4), (2000.0, 2)])
+def test_a_seed_that_would_end_too_late_is_left_out(elapsed: float, n_done: int) -> None:
+    jobs = demo.make_jobs(demo.parse_arguments([]))
+    assert [(job.algorithm, job.seed) for job in jobs[:3]] == [("APPO", 0), ("PPO", 0), ("APPO", 1)]
+    ticket, end = multiprocessing.Value("i", 0), multiprocessing.Value("i", 6)
+    plan = Plan(jobs, ticket, end, time.time(), budget=480.0)
+    taken = [plan.take() for _ in range(2)]
+    for seed in (1, 2):  # elapsed is what two seeds take
+        late = plan._replace(begin=time.time() - elapsed * seed / 2)
+        taken += [late.take() for _ in range(2)]
+    assert taken == [*jobs[:n_done], *[None] * (6 - n_done)]
+    assert end.value == n_done
 
 
 @pytest.mark.integration
