@@ -163,9 +163,8 @@ def write_results(jobs: Sequence[Job], options: argparse.Namespace) -> str:
         curves[job.algorithm].append(json.loads(job.curve_path.read_text())["curve"])
     write_curves(curves, out / "curves.png")
     dt = gaits["APPO"].dt
-    films = make_films(gaits)
-    write_film_strip(films, dt, out / "motion.png")
-    write_animation(films, dt, out / "motion.gif")
+    write_film_strip(make_films(gaits, n_cycles=1), dt, out / "motion.png")
+    write_animation(make_films(gaits, n_cycles=2), dt, out / "motion.gif")
     return text
 
 

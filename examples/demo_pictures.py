@@ -24,7 +24,7 @@ COLOURS: dict[str, Colour] = {
 }
 _GREY: Colour = (90, 94, 102)
 _STRIP_SIZE, _STRIP_POSES = (1200, 230), 11
-_GIF_SIZE, _GIF_STRIDE, _GIF_CYCLES = (420, 190), 2, 2
+_GIF_SIZE, _GIF_STRIDE = (380, 190), 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Film:
     joint_pos: Array
 
 
-def make_films(gaits: Mapping[str, Gait], n_frames: int | None = None) -> list[Film]:
+def make_films(gaits: Mapping[str, Gait], n_cycles: int) -> list[Film]:
     """
     Bring the reference and the gaits of several algorithms into step.
 
@@ -54,11 +54,11 @@ def make_films(gaits: Mapping[str, Gait], n_frames: int | None = None) -> list[F
     poses are closest to the reference's, frame by frame: the same rule for all.
 
     :param gaits: by name of the algorithm
-    :param n_frames: length; by default two cycles of the reference
+    :param n_cycles: length, in cycles of the reference
     """
     clip = Motion.load(REFERENCE)
     dt = next(iter(gaits.values())).dt
-    n_frames = n_frames or round(_GIF_CYCLES * clip.duration / dt)
+    n_frames = round(n_cycles * clip.duration / dt)
     poses = reference_poses(n_frames, dt)
     speed = float(np.ptp(clip.fields["root_pos"][:, 0]) / clip.duration)
     films = [Film("Reference", f"motion capture, {speed:.2f} m/s", **poses)]
