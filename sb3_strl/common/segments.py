@@ -95,7 +95,9 @@ class ObsLayout:
 
     def _nested(self, given: Mapping[str, Any]) -> dict[str, SegmentMap]:
         if given and not any(isinstance(value, Mapping) for value in given.values()):
-            if len(self.spaces) > 1 and SINGLE_GROUP not in self.spaces:
+            if len(self.spaces) == 1:
+                return {next(iter(self.spaces)): dict(given)}
+            if SINGLE_GROUP not in self.spaces:
                 raise StrlValueError(
                     f"ObsLayout: obs_segments {list(given)} do not say which group they divide. "
                     f"This environment has: {list(self.spaces)}. Pass {{group: {{segment: "
