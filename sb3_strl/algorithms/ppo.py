@@ -26,6 +26,7 @@ from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common.errors import NonFiniteError, StrlValueError
 from sb3_strl.objectives.base import Context, Objective
+from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
 from sb3_strl.policies.actor_critic import PolicyOutput, StrlPolicy
 from sb3_strl.policies.aliases import POLICY_ALIASES
 from sb3_strl.policies.distributions import GaussianHead
@@ -75,6 +76,8 @@ class PPO(TensorOnPolicyAlgorithm):
     :param lr_scheduler_class: class in ``torch.optim.lr_scheduler`` or its name, stepped once per
         update
     :param lr_scheduler_kwargs: its arguments
+    :param rnd_kwargs: options of :class:`~sb3_strl.objectives.RandomNetworkDistillation`, an
+        intrinsic reward for rare states; ``None`` for none
     :param rollout_buffer_class: default :class:`~sb3_strl.buffers.RolloutBuffer`
     :param rollout_buffer_kwargs: its extra arguments
     :param stats_window_size: episodes to average in the logs
@@ -115,6 +118,7 @@ class PPO(TensorOnPolicyAlgorithm):
         timeout_bootstrap: Literal["auto", "terminal", "last_value", "none"] = "auto",
         lr_scheduler_class: str | type[th.optim.lr_scheduler.LRScheduler] | None = None,
         lr_scheduler_kwargs: Mapping[str, Any] | None = None,
+        rnd_kwargs: Mapping[str, Any] | None = None,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -162,6 +166,7 @@ class PPO(TensorOnPolicyAlgorithm):
         self.timeout_bootstrap = timeout_bootstrap
         self.lr_scheduler_class = lr_scheduler_class
         self.lr_scheduler_kwargs = lr_scheduler_kwargs
+        self.rnd_kwargs = rnd_kwargs
         self.env_obs_segments: Mapping[str, Any] | None = None
         self.n_iterations = 0
         if _init_setup_model:
@@ -171,7 +176,15 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _make_objectives(self) -> list[Objective]:
         """Return the objectives that this algorithm declares."""
-        return []
+        if self.rnd_kwargs is None:
+            return []
+        self.rnd = RandomNetworkDistillation(RNDOptions.from_dict(self.rnd_kwargs))
+        return [self.rnd]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        names, variables = super()._get_torch_save_params()
+        extra = [] if self.rnd_kwargs is None else ["rnd.modules", "rnd.optimizer"]
+        return [*names, *extra], variables
 
     def _setup_model(self) -> None:
         check_settings(self)

@@ -36,6 +36,7 @@ class PPOKwargs(TypedDict, total=False):
     timeout_bootstrap: Literal["auto", "terminal", "last_value", "none"]
     lr_scheduler_class: str | type[th.optim.lr_scheduler.LRScheduler] | None
     lr_scheduler_kwargs: Mapping[str, Any] | None
+    rnd_kwargs: Mapping[str, Any] | None
     rollout_buffer_class: type[RolloutBuffer] | None
     rollout_buffer_kwargs: dict[str, Any] | None
     stats_window_size: int

@@ -1,6 +1,15 @@
 """Rollout storage with named fields."""
 
 from sb3_strl.buffers.feature_replay import AmpReplayBuffer, FeatureReplay
+from sb3_strl.buffers.presets import ActionLabelRolloutBuffer, RefMotionRolloutBuffer
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 
-__all__ = ["AmpReplayBuffer", "FeatureReplay", "FieldSpec", "RolloutBatch", "RolloutBuffer"]
+__all__ = [
+    "ActionLabelRolloutBuffer",
+    "AmpReplayBuffer",
+    "FeatureReplay",
+    "FieldSpec",
+    "RefMotionRolloutBuffer",
+    "RolloutBatch",
+    "RolloutBuffer",
+]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch as th
 
-from sb3_strl.buffers.rollout_buffer import FieldSpec
+from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBuffer
 
 
 def ref_motion_fields(feature_dim: int) -> dict[str, FieldSpec]:
@@ -31,3 +33,37 @@ def action_label_fields(action_dim: int) -> dict[str, FieldSpec]:
         "teacher/actions": FieldSpec((action_dim,)),
         "teacher/student_mask": FieldSpec((), th.bool),
     }
+
+
+class RefMotionRolloutBuffer(RolloutBuffer):
+    """
+    RolloutBuffer with :func:`ref_motion_fields`.
+
+    :param args: as :class:`RolloutBuffer`
+    :param feature_dim: width M of the style features of one window
+    :param kwargs: as :class:`RolloutBuffer`; unknown ones are refused there
+    """
+
+    def __init__(self, *args: Any, feature_dim: int, **kwargs: Any) -> None:
+        kwargs["extra_fields"] = {
+            **ref_motion_fields(feature_dim),
+            **kwargs.get("extra_fields", {}),
+        }
+        super().__init__(*args, **kwargs)
+
+
+class ActionLabelRolloutBuffer(RolloutBuffer):
+    """
+    RolloutBuffer with :func:`action_label_fields`.
+
+    :param args: as :class:`RolloutBuffer`
+    :param action_dim: number of action dimensions
+    :param kwargs: as :class:`RolloutBuffer`; unknown ones are refused there
+    """
+
+    def __init__(self, *args: Any, action_dim: int, **kwargs: Any) -> None:
+        kwargs["extra_fields"] = {
+            **action_label_fields(action_dim),
+            **kwargs.get("extra_fields", {}),
+        }
+        super().__init__(*args, **kwargs)

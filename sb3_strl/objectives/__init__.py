@@ -3,6 +3,7 @@
 from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep
 from sb3_strl.objectives.expert import ExpertSource, MotionFeatures
 from sb3_strl.objectives.motion_prior import AdversarialMotionPrior, MotionPriorOptions
+from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
 
 __all__ = [
     "AdversarialMotionPrior",
@@ -11,6 +12,8 @@ __all__ = [
     "MotionFeatures",
     "MotionPriorOptions",
     "Objective",
+    "RNDOptions",
+    "RandomNetworkDistillation",
     "RewardTerm",
     "RolloutStep",
 ]
