@@ -141,6 +141,7 @@ def make_encoders(
     Build one encoder per named segment.
 
     :raises StrlKeyError: if a name is not a segment of the set
+    :raises StrlValueError: if PyTorch has no place for a module of that name
     """
     class_name, kwargs = spec.class_name, spec.kwargs
     if critic:
@@ -153,6 +154,11 @@ def make_encoders(
             raise StrlKeyError(
                 f"EncoderSpec: unknown segment '{name}'.{suggest(name, by_name)} The "
                 f"{'critic' if critic else 'actor'} has: {list(by_name)}."
+            )
+        if "." in name or hasattr(encoders, name):
+            raise StrlValueError(
+                f"EncoderSpec: segment '{name}' has a name that PyTorch keeps for itself or that "
+                "contains a dot, so no module can carry it. Rename the segment in obs_segments."
             )
         encoders[name] = make_encoder(
             by_name[name],

@@ -1,0 +1,95 @@
+"""Several names for one thing, and parts that an alias has or has not."""
+
+import math
+
+import pytest
+from torch import nn
+
+from sb3_strl.common.errors import StrlTypeError, StrlValueError
+from sb3_strl.policies.options import NetOptions, check_parts, resolve_net_options
+
+NOTHING = dict.fromkeys(
+    (
+        "net_arch",
+        "actor_hidden_dims",
+        "critic_hidden_dims",
+        "activation",
+        "activation_fn",
+        "init_noise_std",
+        "log_std_init",
+    )
+)
+
+
+def resolve(**given) -> NetOptions:
+    return resolve_net_options(**{**NOTHING, **given})
+
+
+def test_defaults() -> None:
+    assert resolve() == NetOptions((256, 256, 256), (256, 256, 256), nn.ELU, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "pi", "vf"),
+    [
+        ({"net_arch": [4, 5]}, (4, 5), (4, 5)),
+        ({"net_arch": []}, (), ()),
+        ({"net_arch": {"pi": [4], "vf": []}}, (4,), ()),
+        ({"net_arch": {"pi": [4]}}, (4,), (256, 256, 256)),
+        ({"actor_hidden_dims": [4], "critic_hidden_dims": [5]}, (4,), (5,)),
+        ({"net_arch": {"vf": [5]}, "actor_hidden_dims": [4]}, (4,), (5,)),
+        ({"net_arch": [4], "actor_hidden_dims": (4,)}, (4,), (4,)),
+    ],
+)
+def test_widths(given: dict, pi: tuple, vf: tuple) -> None:
+    options = resolve(**given)
+    assert (options.pi, options.vf) == (pi, vf)
+
+
+def test_synonyms_of_activation_and_noise() -> None:
+    assert resolve(activation="tanh").activation is nn.Tanh
+    assert resolve(activation_fn=nn.ReLU).activation is nn.ReLU
+    assert resolve(activation="tanh", activation_fn=nn.Tanh).activation is nn.Tanh
+    assert resolve(log_std_init=-1.0).init_noise_std == math.exp(-1.0)
+    assert resolve(init_noise_std=0.3).init_noise_std == 0.3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"net_arch": [4], "actor_hidden_dims": [5]}, r"net_arch\['pi'\]=\(4,\) and actor_hidden"),
+        ({"net_arch": [4], "critic_hidden_dims": [5]}, r"net_arch\['vf'\]=\(4,\) and critic_hid"),
+        ({"activation": "tanh", "activation_fn": nn.ReLU}, "activation=.* and activation_fn="),
+        ({"init_noise_std": 0.5, "log_std_init": 0.0}, r"init_noise_std=0.5 and exp\(log_std_i"),
+    ],
+)
+def test_synonyms_that_disagree(given: dict, message: str) -> None:
+    with pytest.raises(StrlValueError, match=f"{message}.*Give one of them"):
+        resolve(**given)
+
+
+def test_net_arch_has_two_keys() -> None:
+    with pytest.raises(StrlTypeError, match=r"unknown keys \['qf'\]\. Known keys: \['pi', 'vf'\]"):
+        resolve(net_arch={"qf": [4]})
+
+
+def test_parts_follow_the_alias_or_the_keywords() -> None:
+    assert check_parts("P", frozenset(), None, None) == (None, None)
+    encoder, amp = check_parts("P", frozenset({"encoder"}), None, None)
+    assert encoder is not None
+    assert amp is None
+    encoder, amp = check_parts("P", None, None, {"hidden_dims": [4]})
+    assert encoder is None
+    assert amp is not None
+
+
+@pytest.mark.parametrize(
+    ("encoder", "amp", "message"),
+    [
+        ({}, None, r"MlpPolicy: 'encoder' was given.*no encoder part.*name has 'Encoder'"),
+        (None, {}, r"MlpPolicy: 'amp_discriminator' was given.*no amp part.*name has 'Amp'"),
+    ],
+)
+def test_a_keyword_for_a_part_that_is_not_there(encoder, amp, message: str) -> None:
+    with pytest.raises(StrlTypeError, match=message):
+        check_parts("MlpPolicy", frozenset(), encoder, amp)
