@@ -14,7 +14,7 @@ from sb3_strl.algorithms.ppo_kwargs import PPOKwargs
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.data import MotionLibrary
 from sb3_strl.objectives.base import Objective
-from sb3_strl.objectives.expert import ExpertSource
+from sb3_strl.objectives.expert import ExpertSource, MissingExpert
 from sb3_strl.objectives.motion_prior import (
     AdversarialMotionPrior,
     MotionPriorOptions,
@@ -89,6 +89,7 @@ class APPO(PPO):
         self.amp_replay_size = amp_replay_size
         self.amp_obs_dim = amp_obs_dim
         self.expert_source: Literal["env"] | MotionLibrary | ExpertSource = expert_source
+        self.expert_kind = "env"
         self.mimic_reward_coef = mimic_reward_coef
         self.mimic_loss_coef = mimic_loss_coef
         self.dagger_loss_coef = dagger_loss_coef
@@ -121,6 +122,14 @@ class APPO(PPO):
                 stacklevel=3,
             )
 
+    def _expert(self) -> object:
+        """Return the source of expert features, or what stands for one that was not given again."""
+        if self.expert_source != "env":
+            self.expert_kind = type(self.expert_source).__name__
+        elif self.expert_kind != "env":
+            return MissingExpert(self.expert_kind)
+        return self.expert_source
+
     def _make_objectives(self) -> list[Objective]:
         self.motion_prior = AdversarialMotionPrior(
             MotionPriorOptions(
@@ -130,7 +139,7 @@ class APPO(PPO):
                 discriminator_max_grad_norm=self.discriminator_max_grad_norm,
                 discriminator_optimizer=self.discriminator_optimizer,
                 amp_replay_size=self.amp_replay_size,
-                expert_source=self.expert_source,
+                expert_source=self._expert(),
                 mimic_reward_coef=self.mimic_reward_coef,
             )
         )

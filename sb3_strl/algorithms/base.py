@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 import warnings
+import zipfile
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,6 +38,14 @@ from sb3_strl.policies.actor_critic import StrlPolicy
 def is_monitored(env: VecEnv) -> bool:
     """Tell whether a ``Monitor`` or ``VecMonitor`` writes episodes into the infos."""
     return is_vecenv_wrapped(env, VecMonitor) or bool(env.env_is_wrapped(Monitor)[0])
+
+
+def _is_model(path: Path) -> bool:
+    """Tell whether a file is a readable archive with the parts of a model."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return {"data", "policy.pth"} <= set(archive.namelist())
 
 
 class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
@@ -98,6 +107,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         super().set_env(env, force_reset)
         assert self.env is not None
         self.tensor_env = as_tensor_env(self.env, self.device)
+        for objective in self.objectives:
+            objective.bind(self.tensor_env)
 
     @property
     def reads_infos(self) -> bool:
@@ -323,6 +334,41 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "training_state"], []
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Load a model; see SB3.
+
+        :param path: file name or binary stream
+        :param env: what to continue on; not needed to predict
+        :param device: where to put it
+        :param custom_objects: attributes to replace instead of reading them
+        :param print_system_info: print versions of now and then
+        :param force_reset: forget the last observation of the file's ``data``
+        :param kwargs: attributes to change, e.g. ``learning_rate``
+        :raises StrlValueError: if the file is not a whole model
+        """
+        if isinstance(path, (str, Path)):
+            file = Path(path)
+            file = file if file.exists() else file.with_name(f"{file.name}.zip")
+            if file.exists() and not _is_model(file):
+                raise StrlValueError(
+                    f"{cls.__name__}.load: {file} is not a whole model file; it may have been cut "
+                    "off while it was copied or written. Take an earlier checkpoint."
+                )
+        return super().load(
+            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
+        )
 
     def save(
         self,

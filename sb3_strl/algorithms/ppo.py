@@ -207,6 +207,8 @@ class PPO(TensorOnPolicyAlgorithm):
         )
         for objective in self.objectives:
             objective.setup(context)
+            if self.tensor_env is not None:
+                objective.bind(self.tensor_env)
         groups = self.policy.optimizer.param_groups  # an objective may have added one
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._setup_buffer()

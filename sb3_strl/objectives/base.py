@@ -81,6 +81,9 @@ class Objective:
     def setup(self, ctx: Context) -> None:
         """Bind to policy and environment; validate options here, not in the constructor."""
 
+    def bind(self, env: TensorVecEnv) -> None:
+        """Bind to an environment, the first one or one that replaces it."""
+
     def policy_kwargs(self) -> Mapping[str, Any]:
         """Return keywords that the policy needs beyond the user's."""
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch as th
@@ -55,9 +56,18 @@ class MotionFeatures:
         return windows.flatten(1)
 
 
-def resolve_expert(
-    source: object, env: TensorVecEnv | None, groups: Sequence[str]
-) -> ExpertSource | None:
+@dataclass(frozen=True)
+class MissingExpert:
+    """
+    Stands for an expert source that a saved model had and that was not given again.
+
+    :param kind: name of its class
+    """
+
+    kind: str
+
+
+def resolve_expert(source: object, env: TensorVecEnv, groups: Sequence[str]) -> ExpertSource | None:
     """
     Return what draws expert features, ``None`` where the environment's own channel is meant.
 
@@ -65,10 +75,16 @@ def resolve_expert(
     :param env: tells features, frames and their spacing when a library is given
     :param groups: observation groups that the discriminator reads
     :raises StrlTypeError: if the source is something else
-    :raises StrlValueError: if a library is given and the environment does not say which features
+    :raises StrlValueError: if a library is given and the environment does not say which features,
+        or a loaded model lacks its source
     """
-    if source == "env" or env is None:
+    if source == "env":
         return None
+    if isinstance(source, MissingExpert):
+        raise StrlValueError(
+            f"APPO: this model was trained with a {source.kind} as expert, which its file does not "
+            "hold. Pass it again: APPO.load(path, env=env, expert_source=...)."
+        )
     if isinstance(source, MotionLibrary):
         names = (env.feature_names or {}).get(groups[0] if groups else "", [])
         if len(groups) != 1 or not names or env.frame_dt is None:

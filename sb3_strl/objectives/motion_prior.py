@@ -15,7 +15,7 @@ from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuff
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import group_spaces
 from sb3_strl.common.types import TensorDict
-from sb3_strl.data import MotionLibrary
+from sb3_strl.envs.tensor_vec_env import TensorVecEnv
 from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep
 from sb3_strl.objectives.expert import ExpertSource, resolve_expert
 from sb3_strl.policies.discriminator import AMPDiscriminator
@@ -49,7 +49,7 @@ class MotionPriorOptions:
     discriminator_max_grad_norm: float = 1.0
     discriminator_optimizer: Literal["separate", "joint"] = "separate"
     amp_replay_size: int = 0
-    expert_source: Literal["env"] | MotionLibrary | ExpertSource = "env"
+    expert_source: object = "env"
     mimic_reward_coef: float = 0.0
 
 
@@ -95,9 +95,7 @@ class AdversarialMotionPrior(Objective):
         self._groups: Sequence[str] = ctx.policy.obs_sets.get("amp", ())
         self._expert_groups: Sequence[str] = ctx.policy.obs_sets.get("expert", ())
         self._check_options()
-        self._source = resolve_expert(self.options.expert_source, ctx.env, self._groups)
-        if ctx.env is not None:
-            self._check_env(ctx)
+        self._source: ExpertSource | None = None
         rate = self.options.discriminator_learning_rate
         trunk_decay, head_decay = self.options.discriminator_weight_decay
         self.optimizer = th.optim.Adam(
@@ -143,9 +141,10 @@ class AdversarialMotionPrior(Objective):
                 stacklevel=2,
             )
 
-    def _check_env(self, ctx: Context) -> None:
-        assert ctx.env is not None
-        available = group_spaces(ctx.env.observation_space)
+    def bind(self, env: TensorVecEnv) -> None:
+        """Find the features of both sides in an environment, and compare their names and widths."""
+        self._source = resolve_expert(self.options.expert_source, env, self._groups)
+        available = group_spaces(env.observation_space)
         if not self._groups:
             raise StrlKeyError(
                 "APPO: there is no group 'ref_obs' with the features to judge. This environment "
@@ -153,7 +152,7 @@ class AdversarialMotionPrior(Objective):
                 f'{list(available)}. Name the groups: policy_kwargs=dict(obs_groups={{"amp": '
                 "[...]})."
             )
-        names = ctx.env.feature_names or {}
+        names = env.feature_names or {}
         own = [name for group in self._groups for name in names.get(group, [])]
         if self._source is None:
             if not self._expert_groups:
