@@ -137,7 +137,7 @@ def write_animation(films: Sequence[Film], dt: float, path: Path) -> None:
         for i in range(0, n_frames, _GIF_STRIDE)
     ]
     # One palette for all frames, else colours flicker.
-    palette = frames[0].quantize(64, dither=Image.Dither.NONE)
+    palette = frames[0].quantize(128, dither=Image.Dither.NONE)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     milliseconds = round(1000 * dt * _GIF_STRIDE)
     small[0].save(
