@@ -24,6 +24,7 @@ from typing_extensions import Self
 
 from sb3_strl.algorithms.guard import check_rollout
 from sb3_strl.algorithms.rollout import RolloutCollector, normalize_advantages
+from sb3_strl.algorithms.settings import check_action_space
 from sb3_strl.algorithms.training_state import RandomState, ResumePoint, TrainingState
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.episode_stats import EpisodeStats
@@ -81,6 +82,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_action_space("PPO", env.action_space)  # before SB3 does, which only asserts
         if isinstance(env, TensorVecEnv):
             return env
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)

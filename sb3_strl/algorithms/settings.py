@@ -39,8 +39,8 @@ def check_settings(algorithm: PPO) -> None:
     for key, value in given.items():
         if value not in _CHOICES[key]:
             raise StrlValueError(f"{name}: {key} is {value!r}. Known: {list(_CHOICES[key])}.")
-    _check_action_space(name, algorithm.action_space)
     _check_sizes(name, algorithm)
+    _check_numbers(name, algorithm)
     _check_schedule(name, algorithm)
     _check_normalisation(name, algorithm)
 
@@ -65,6 +65,27 @@ def _check_sizes(name: str, algorithm: PPO) -> None:
         raise StrlValueError(
             f"{name}: n_minibatches is {algorithm.n_minibatches}, but a rollout has only "
             f"n_steps * n_envs = {total} samples. Use fewer minibatches or more steps."
+        )
+
+
+def _check_numbers(name: str, algorithm: PPO) -> None:
+    for key, value in {"gamma": algorithm.gamma, "gae_lambda": algorithm.gae_lambda}.items():
+        if not 0.0 <= value <= 1.0:
+            raise StrlValueError(f"{name}: {key} is {value}. It must lie in [0, 1].")
+    positive = {
+        "max_grad_norm": algorithm.max_grad_norm,
+        "desired_kl": algorithm.desired_kl,
+        "target_kl": algorithm.target_kl,
+    }
+    for key, bound in positive.items():
+        if bound is not None and not bound > 0.0:
+            raise StrlValueError(f"{name}: {key} is {bound}. It must be positive.")
+    floor = np.asarray(algorithm.clip_min_std, dtype=np.float64)
+    width = int(np.prod(algorithm.action_space.shape or (), dtype=np.int64))
+    if floor.shape not in ((), (width,)) or not (floor >= 0.0).all():
+        raise StrlValueError(
+            f"{name}: clip_min_std is {algorithm.clip_min_std}. Give a number, or one per action "
+            f"dimension, of which this environment has {width}; none may be negative."
         )
 
 
@@ -95,7 +116,12 @@ def _check_normalisation(name: str, algorithm: PPO) -> None:
         )
 
 
-def _check_action_space(name: str, space: spaces.Space[Any]) -> None:
+def check_action_space(name: str, space: spaces.Space[Any]) -> None:
+    """
+    Refuse a Box without bounds.
+
+    :raises StrlValueError: naming the space
+    """
     if isinstance(space, spaces.Box) and not np.all(np.isfinite([space.low, space.high])):
         raise StrlValueError(
             f"{name}: the action space {space} has infinite bounds. Give finite ones; actions are "
