@@ -15,6 +15,7 @@ else
 PY := $(VENV)/bin/python
 TESTS_ENV := $(VENV)/.tests
 DEMO_ENV := $(VENV)/.demo
+BENCH_ENV := $(VENV)/.bench
 endif
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ONE_THREAD := OMP_NUM_THREADS=1
@@ -39,7 +40,7 @@ $(VENV)/.torch: constraints.txt scripts/install_torch.sh | $(VENV)/bin/python
 	@TORCH_INDEX='$(TORCH_INDEX)' sh scripts/install_torch.sh $(PY)
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.tests: $(VENV)/.%: $(VENV)/.torch setup.cfg pyproject.toml
+$(VENV)/.demo $(VENV)/.tests $(VENV)/.bench: $(VENV)/.%: $(VENV)/.torch setup.cfg pyproject.toml
 	@echo "Installing sb3_strl[$*,mujoco] into $(VENV)"
 	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
 	@$(PY) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(VENV)/constraints.txt
@@ -88,7 +89,7 @@ coverage: $(TESTS_ENV) ## which lines and branches the tests reach
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
-bench: $(TESTS_ENV) ## iteration times against peers that are installed
+bench: $(BENCH_ENV) ## iteration times beside Stable-Baselines3 and rsl_rl
 	$(PY) benchmarks/throughput.py --envs 64 1024 4096 --json runs/throughput.json
 
 build: $(TESTS_ENV) ## wheel and sdist, each installed alone and tried
