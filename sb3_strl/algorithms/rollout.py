@@ -46,7 +46,8 @@ class RolloutCollector:
         self.device = generator.device
         self.timeout_bootstrap = timeout_bootstrap
         self.final_obs: TensorDict = {}
-        self.has_final_obs = False
+        self._has_final: list[bool] = []
+        self._has_warned = False
         self._bounds: tuple[th.Tensor, th.Tensor] | None = None
         space = policy.action_space
         if isinstance(space, spaces.Box):
@@ -66,7 +67,7 @@ class RolloutCollector:
         shape = (buffer.buffer_size, buffer.n_envs)
         self.noise = head.draw_noise(shape, self.generator, self.device).unbind(0)
         self.logs: dict[str, list[th.Tensor]] = {}
-        self.has_final_obs = False
+        self._has_final = []
 
     @th.no_grad()
     def act(self, obs: TensorDict, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -95,6 +96,7 @@ class RolloutCollector:
         self.dones = result.terminated | result.truncated
         self.buffer.add_outcome(result.rewards, result.terminated, result.truncated)
         self.stats.update(result.rewards, self.dones)
+        self._has_final.append(result.final_obs is not None)
         if result.final_obs is not None:
             self._store_final(result.final_obs)
         log = result.extras.get("log")
@@ -105,15 +107,18 @@ class RolloutCollector:
 
     def _store_final(self, final_obs: TensorDict) -> None:
         buffer = self.buffer
-        if not self.has_final_obs:
-            self.has_final_obs = True
-            if not self.final_obs:
-                shape = (buffer.buffer_size, buffer.n_envs)
-                for group in self.policy.critic_reader.groups:
-                    value = final_obs[group]
-                    self.final_obs[group] = value.new_zeros((*shape, *value.shape[1:]))
+        if not self.final_obs:
+            shape = (buffer.buffer_size, buffer.n_envs)
+            for group in self.policy.critic_reader.groups:
+                value = final_obs[group]
+                self.final_obs[group] = value.new_zeros((*shape, *value.shape[1:]))
         for group, storage in self.final_obs.items():
             storage[buffer.pos - 1].copy_(final_obs[group])
+
+    @property
+    def has_final_obs(self) -> bool:
+        """Whether any step of this rollout came with final observations."""
+        return any(self._has_final)
 
     def lazy_locals(self, result: TensorStep) -> tuple[Any, LazyArray, LazyArray, Any]:
         """Return ``new_obs, rewards, dones, infos`` as callbacks read them, without a transfer."""
@@ -194,33 +199,39 @@ class RolloutCollector:
         mode = self.timeout_bootstrap
         if mode == "none":
             return
-        if mode == "terminal" and not self.has_final_obs:
-            raise StrlValueError(
-                "PPO: timeout_bootstrap='terminal' needs final observations, which this "
-                "environment "
-                "does not supply. Use 'auto' or 'last_value'."
-            )
         buffer = self.buffer
         cut = buffer["truncated"] & ~buffer["terminated"]
-        if self.has_final_obs:
-            rows = cut.flatten().nonzero().squeeze(-1)  # the one place that asks how many
-            if rows.numel():
-                final = {
-                    g: v.flatten(0, 1).index_select(0, rows) for g, v in self.final_obs.items()
-                }
-                bonus = self._in_chunks(self.policy.values, final, 1).mul_(gamma)
-                buffer["rewards"].view(-1).index_add_(0, rows, bonus)
-            return
-        if mode == "auto":
+        if mode != "last_value":
+            if not all(self._has_final):
+                self._miss_final_obs()
+            known = th.tensor(self._has_final, device=self.device).unsqueeze(-1)
+            self._add_terminal_values(cut & known, gamma)
+            cut = cut & ~known
+        buffer["rewards"].addcmul_(buffer["values"], cut.to(th.float32), value=gamma)
+
+    def _add_terminal_values(self, cut: th.Tensor, gamma: float) -> None:
+        """Add the values of the final observations of the marked steps, in one batch."""
+        rows = cut.flatten().nonzero().squeeze(-1)  # the one place that asks how many
+        if rows.numel():
+            final = {g: v.flatten(0, 1).index_select(0, rows) for g, v in self.final_obs.items()}
+            bonus = self._in_chunks(self.policy.values, final, 1).mul_(gamma)
+            self.buffer["rewards"].view(-1).index_add_(0, rows, bonus)
+
+    def _miss_final_obs(self) -> None:
+        """Refuse or announce that time-outs are bootstrapped with the value before the step."""
+        if self.timeout_bootstrap == "terminal":
+            raise StrlValueError(
+                "PPO: timeout_bootstrap='terminal' needs final observations, which this "
+                "environment does not supply. Use 'auto' or 'last_value'."
+            )
+        if not self._has_warned:
+            self._has_warned = True
             warnings.warn(
                 "PPO: this environment supplies no final observations, so time-outs are "
-                "bootstrapped "
-                "with the value of the observation before the step. Pass "
+                "bootstrapped with the value of the observation before the step. Pass "
                 "timeout_bootstrap='last_value' to accept this silently.",
-                stacklevel=2,
+                stacklevel=3,
             )
-            self.timeout_bootstrap = "last_value"
-        buffer["rewards"].addcmul_(buffer["values"], cut.to(th.float32), value=gamma)
 
     def log_means(self) -> dict[str, float]:
         """Return the mean over the rollout of everything the environment logged; one transfer."""
