@@ -105,12 +105,18 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._loaded_point: ResumePoint | None = None
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Replace the environment; see SB3."""
+        """Replace the environment, or keep the present one if an objective refuses; see SB3."""
+        before = (self.env, self.n_envs)
         super().set_env(env, force_reset)
         assert self.env is not None
-        self.tensor_env = as_tensor_env(self.env, self.device)
-        for objective in self.objectives:
-            objective.bind(self.tensor_env)
+        tensor_env = as_tensor_env(self.env, self.device)
+        try:
+            for objective in self.objectives:
+                objective.bind(tensor_env)
+        except Exception:
+            self.env, self.n_envs = before
+            raise
+        self.tensor_env = tensor_env
 
     @property
     def reads_infos(self) -> bool:

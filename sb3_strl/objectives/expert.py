@@ -22,6 +22,13 @@ class ExpertSource(Protocol):
         """Return ``(n, M)`` windows, flattened oldest frame first."""
 
 
+@runtime_checkable
+class NamedFeatures(Protocol):
+    """An expert source that says what its features are; their order is then checked."""
+
+    feature_names: Sequence[str]
+
+
 class MotionFeatures:
     """
     Windows of a motion library as expert features, drawn at random times by weight of the clips.
@@ -83,7 +90,8 @@ def resolve_expert(source: object, env: TensorVecEnv, groups: Sequence[str]) -> 
     if isinstance(source, MissingExpert):
         raise StrlValueError(
             f"APPO: this model was trained with a {source.kind} as expert, which its file does not "
-            "hold. Pass it again: APPO.load(path, env=env, expert_source=...)."
+            "hold. Pass it again: APPO.load(path, env=env, expert_source=...); or "
+            "expert_kind='env' to take the environment's own channel from now on."
         )
     if isinstance(source, MotionLibrary):
         names = (env.feature_names or {}).get(groups[0] if groups else "", [])

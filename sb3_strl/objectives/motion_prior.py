@@ -17,7 +17,7 @@ from sb3_strl.common.segments import group_spaces
 from sb3_strl.common.types import TensorDict
 from sb3_strl.envs.tensor_vec_env import TensorVecEnv
 from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep
-from sb3_strl.objectives.expert import ExpertSource, resolve_expert
+from sb3_strl.objectives.expert import ExpertSource, NamedFeatures, resolve_expert
 from sb3_strl.policies.discriminator import AMPDiscriminator
 
 NAME = "amp"
@@ -143,7 +143,7 @@ class AdversarialMotionPrior(Objective):
 
     def bind(self, env: TensorVecEnv) -> None:
         """Find the features of both sides in an environment, and compare their names and widths."""
-        self._source = resolve_expert(self.options.expert_source, env, self._groups)
+        source = resolve_expert(self.options.expert_source, env, self._groups)
         available = group_spaces(env.observation_space)
         if not self._groups:
             raise StrlKeyError(
@@ -154,7 +154,7 @@ class AdversarialMotionPrior(Objective):
             )
         names = env.feature_names or {}
         own = [name for group in self._groups for name in names.get(group, [])]
-        if self._source is None:
+        if source is None:
             if not self._expert_groups:
                 raise StrlKeyError(
                     "APPO: there is no group 'ref_motion' with the expert's features. This "
@@ -165,8 +165,8 @@ class AdversarialMotionPrior(Objective):
             expert = [name for group in self._expert_groups for name in names.get(group, [])]
             width = sum(_width(available[group].shape) for group in self._expert_groups)
         else:
-            expert = list(vars(self._source).get("feature_names") or [])
-            sample = self._source.sample_features(2, None)
+            expert = list(source.feature_names) if isinstance(source, NamedFeatures) else []
+            sample = source.sample_features(2, None)
             width = int(sample.shape[-1])
         if width != self._feature_dim:
             raise StrlValueError(
@@ -174,12 +174,8 @@ class AdversarialMotionPrior(Objective):
                 f"expert's {width}. They must be the same features over the same number of frames."
             )
         if own and expert and own != expert:
-            first = next(i for i, (a, b) in enumerate(zip(own, expert, strict=False)) if a != b)
-            raise StrlValueError(
-                f"APPO: the features of policy and expert are in a different order: number {first} "
-                f"is '{own[first]}' for the policy and '{expert[first]}' for the expert. The order "
-                "of names is the contract: sort one of them."
-            )
+            raise StrlValueError(_name_difference(own, expert))
+        self._source = source
 
     def buffer_fields(self) -> Mapping[str, FieldSpec]:
         """Return the fields of both sides."""
@@ -344,6 +340,21 @@ _LOG_KEYS = {
     "policy_accuracy": "amp/policy_accuracy",
     "grad_norm": "amp/grad_norm",
 }
+
+
+def _name_difference(own: Sequence[str], expert: Sequence[str]) -> str:
+    pairs = enumerate(zip(own, expert, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), None)
+    if first is None:
+        return (
+            f"APPO: the policy has {len(own)} named features per frame and the expert "
+            f"{len(expert)}. Name the same features, in the same order, on both sides: {own}."
+        )
+    return (
+        f"APPO: the features of policy and expert are in a different order: number {first} is "
+        f"'{own[first]}' for the policy and '{expert[first]}' for the expert. The order of names "
+        "is the contract: sort one of them."
+    )
 
 
 def _width(shape: tuple[int, ...] | None) -> int:

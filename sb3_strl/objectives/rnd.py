@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -93,6 +94,7 @@ class RandomNetworkDistillation(Objective):
         self.options = options
         self._stats: TensorDict = {}
         self._dim = 0
+        self._learned: EmpiricalDiscountedVariationNormalization | None = None
 
     def setup(self, ctx: Context) -> None:
         """Build both networks, the optimizer and the normalisers."""
@@ -180,11 +182,15 @@ class RandomNetworkDistillation(Objective):
         :param dones: ``(n_steps, n_envs)``; given, the reward normaliser learns
         """
         rewards: th.Tensor = self._errors(states).norm(dim=-1)
-        if "rewards" in self.modules and dones is not None:
-            normalize = self.modules["rewards"]
-            rows = [normalize(row, done) for row, done in zip(rewards, dones, strict=True)]
-            return th.stack(rows)
-        return rewards
+        normalizer = self.modules["rewards"] if self.options.reward_normalization else None
+        if dones is None or not isinstance(normalizer, EmpiricalDiscountedVariationNormalization):
+            return rewards
+        # A file that a callback saves at the end of the rollout repeats that rollout, so what was
+        # learned from it must not be in the file; start_update adopts it.
+        learned = self._learned = deepcopy(normalizer)
+        if learned.running is not None and learned.running.shape != dones.shape[1:]:
+            learned.running = None  # loaded with another number of environments
+        return th.stack([learned(row, done) for row, done in zip(rewards, dones, strict=True)])
 
     def reward_term(self, buffer: RolloutBuffer) -> RewardTerm:
         """Return the weighted intrinsic reward."""
@@ -195,8 +201,10 @@ class RandomNetworkDistillation(Objective):
 
     @th.no_grad()
     def start_update(self, buffer: RolloutBuffer) -> None:
-        """Let the state normaliser learn, and count the rollout."""
+        """Let the normalisers learn, and count the rollout."""
         self.modules.get_buffer("n_rollouts").add_(1)
+        if self._learned is not None:
+            self.modules["rewards"], self._learned = self._learned, None
         normalizer = self.modules["states"] if self.options.state_normalization else None
         if isinstance(normalizer, EmpiricalNormalization):
             normalizer.update(buffer["rnd/states"].flatten(0, 1))

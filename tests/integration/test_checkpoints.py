@@ -173,6 +173,9 @@ def test_an_expert_source_has_to_be_given_again(tmp_path: Path) -> None:
     late = APPO.load(tmp_path / "model")
     with pytest.raises(ValueError, match="trained with a Zeros as expert"):
         late.set_env(PointMass(2))
+    with pytest.raises(ValueError, match="no environment to train on"):
+        late.learn(16)
+    APPO.load(tmp_path / "model", env=PointMass(2), expert_kind="env").learn(16)
 
 
 FRESH = """

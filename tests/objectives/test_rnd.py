@@ -88,3 +88,41 @@ def test_errors() -> None:
         make(weight_schedule="cosine")
     with pytest.raises(StrlValueError, match="must come after"):
         make(weight_schedule="linear")
+
+
+def test_the_normaliser_of_rewards_takes_another_number_of_environments(tmp_path: Path) -> None:
+    model = make(reward_normalization=True)
+    model.learn(96)
+    model.save(tmp_path / "m")
+    other = PPO.load(tmp_path / "m", env=PointMass(3))
+    with pytest.warns(UserWarning, match="episodes start anew"):
+        other.learn(24, reset_num_timesteps=False)
+    assert other.rnd.modules["rewards"].running.shape == (3,)
+
+
+def test_the_normaliser_of_rewards_learns_once_per_rollout() -> None:
+    model = make(reward_normalization=True)
+    model.learn(48 * 3)
+    assert int(model.rnd.modules["rewards"].emp_norm.count) == 48 * 3
+
+
+def test_the_state_is_terminal_where_the_episode_ended() -> None:
+    model = make()
+    env = model.env
+    seen = []
+    original = env.step_tensor
+
+    def spy(actions):
+        seen.append(original(actions))
+        return seen[-1]
+
+    env.step_tensor = spy
+    env.max_episode_length = 3
+    model.learn(48)
+    ended = 0
+    for t, step in enumerate(seen):
+        done = (step.terminated | step.truncated)[:, None]
+        expected = th.where(done, step.final_obs["critic"], step.obs["critic"])
+        assert th.equal(model.rollout_buffer["rnd/states"][t], expected)
+        ended += int(done.sum())
+    assert ended > 0
