@@ -3,8 +3,10 @@
 import pytest
 import torch as th
 
+from sb3_strl import make_vec
 from sb3_strl.common.errors import StrlValueError
-from tests.algorithms.test_appo_rules import collect, first_batch, make
+from sb3_strl.data import MotionLibrary
+from tests.algorithms.test_appo_rules import MOTIONS, collect, first_batch, make
 from tests.envs.toy import PointMass
 
 NAMES = ["x", "y", "vx", "vy"]
@@ -122,3 +124,45 @@ def test_an_environment_that_does_not_fit_is_not_adopted() -> None:
     assert model.env is env
     assert model.tensor_env is env
     model.learn(48)
+
+
+def test_a_library_stays_bound_to_the_environment_that_fits() -> None:
+    env, other = (make_vec("sb3_strl/Walker-v0", n_envs=2, seed=0) for _ in range(2))
+    model = make(env, expert_source=MotionLibrary(MOTIONS / "walk.npz"))
+    names = env.feature_names["ref_obs"]
+    other.feature_names = {"ref_obs": names[:-1], "ref_motion": names[:-1]}
+    with pytest.raises(StrlValueError, match="numbers per window and the expert's"):
+        model.set_env(other)
+    model.learn(16)
+
+
+def test_windows_that_span_a_reset_earn_nothing_and_teach_nothing() -> None:
+    env = PointMass(6, n_frames=4, max_episode_length=6)
+    told = []
+    step_tensor = env.step_tensor
+
+    def spy(actions):
+        told.append(step_tensor(actions))
+        return told[-1]
+
+    env.step_tensor = spy
+    model = make(env, lerp=0.25, timeout_bootstrap="none")
+    collect(model)
+    buffer = model.rollout_buffer
+    valid = th.stack([step.extras["amp_valid"] for step in told])
+    assert valid.any()
+    assert not valid.all()
+    assert th.equal(buffer["amp/valid"], valid)
+    task = th.stack([step.rewards for step in told])
+    assert th.allclose(buffer["rewards"][~valid], 0.25 * task[~valid])
+    style = model.policy.discriminator.style_reward(buffer["amp/features"][valid])
+    assert th.allclose(buffer["rewards"][valid], 0.25 * task[valid] + 0.75 * style, atol=1e-6)
+
+    losses = []
+    for spoil in (0.0, 50.0):
+        batch = next(iter(buffer.get(48, th.Generator().manual_seed(0))))
+        features, mask = batch.extras["amp/features"], batch.extras["amp/valid"]
+        spoiled = th.where(mask.unsqueeze(-1), features, features + spoil)
+        extras = {**batch.extras, "amp/features": spoiled}
+        losses.append(float(model.motion_prior._losses(batch._replace(extras=extras))))
+    assert losses[0] == losses[1]
