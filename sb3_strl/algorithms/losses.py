@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch as th
@@ -54,6 +55,7 @@ STAT_NAMES = (
     "approx_kl",
     "clip_fraction",
 )
+_LOSS = STAT_NAMES.index("loss")
 
 
 class SurrogateTerms(NamedTuple):
@@ -168,38 +170,72 @@ class _GaussianLoss(th.autograd.Function):
     ) -> tuple[th.Tensor, th.Tensor]:
         scale = 1.0 / len(values)
         inverse = std.reciprocal()
+        precision = inverse.square()
         log_norm = std.log().sum()
-        z = (targets.actions - mean).mul_(inverse)
-        z_squared = z.square()
-        log_ratio = z_squared.sum(-1).mul_(-0.5).sub_(targets.old_log_prob)
+        change = targets.actions - mean
+        squared = change.square()
+        log_ratio = (squared @ precision).mul_(-0.5).sub_(targets.old_log_prob)
         log_ratio.sub_(log_norm + len(std) * _HALF_LOG_2PI)
         ratio = log_ratio.exp()
         clip = settings.clip_range
         clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
         gain = targets.advantages * ratio
         pessimistic = targets.advantages * clipped
-        chosen = th.min(gain, pessimistic)
         # Where the clipped term is the smaller one it is constant.
-        grad_log_prob = th.where(gain <= pessimistic, gain, 0.0).mul_(-scale)
-        grad_mean = z.mul_(inverse).mul_(grad_log_prob.unsqueeze(-1))
-        grad_std = (grad_log_prob @ z_squared - grad_log_prob.sum() - settings.ent_coef) * inverse
+        grad_log_prob = gain.masked_fill(gain > pessimistic, 0.0).mul_(-scale)
+        grad_mean = change.mul_(th.outer(grad_log_prob, precision))
+        grad_std = (grad_log_prob @ squared).mul_(precision).sub_(grad_log_prob.sum())
+        grad_std = grad_std.sub_(settings.ent_coef).mul_(inverse)
         errors, grad_values = _value_errors(values, targets, settings)
-        surrogate, value = -chosen.mean(), errors.mean()
-        entropy_loss = -(log_norm + len(std) * (0.5 + _HALF_LOG_2PI))
-        loss = surrogate + settings.ent_coef * entropy_loss + settings.vf_coef * value
-        approx_kl = (ratio - log_ratio).mean() - 1.0
-        clip_fraction = clipped.ne_(ratio).mean()
-        ctx.save_for_backward(grad_mean, grad_std, grad_values.mul_(2.0 * scale * settings.vf_coef))
-        stats = th.stack([surrogate, value, entropy_loss, loss, approx_kl, clip_fraction])
+        grad_values.mul_(2.0 * scale * settings.vf_coef)
+        ctx.save_for_backward(grad_mean, grad_std, grad_values)
+        per_sample = th.stack(
+            [
+                th.min(gain, pessimistic, out=gain),
+                errors,
+                log_norm.expand(len(values)),
+                ratio - log_ratio,
+                clipped.ne_(ratio),
+            ]
+        )
+        weights, offset = _statistics_of_means(settings, len(std), values.dtype, values.device)
+        stats = th.addmv(offset, weights, per_sample.mean(1))
         ctx.mark_non_differentiable(stats)
-        return loss, stats
+        return stats[_LOSS].clone(), stats
 
     @staticmethod
     @th.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> Any:
-        grad_mean, grad_std, grad_values = ctx.saved_tensors
-        factor = grad_outputs[0]
-        return grad_mean * factor, grad_std * factor, grad_values * factor, None, None
+        return *th._foreach_mul(ctx.saved_tensors, grad_outputs[0]), None, None
+
+
+@lru_cache(maxsize=8)
+def _statistics_of_means(
+    settings: LossSettings, action_dim: int, dtype: th.dtype, device: th.device
+) -> tuple[th.Tensor, th.Tensor]:
+    r"""
+    Return :data:`STAT_NAMES` as an affine function of five means over the minibatch.
+
+    The means are those of the surrogate gain, the squared value error, :math:`\sum \ln \sigma`,
+    :math:`\rho - \ln \rho` and the clip indicator.
+
+    :return: weights ``(6, 5)`` and offset ``(6,)``
+    """
+    constant = action_dim * (0.5 + _HALF_LOG_2PI)  # of the entropy
+    ent_coef, vf_coef = settings.ent_coef, settings.vf_coef
+    weights = [
+        [-1.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, -1.0, 0.0, 0.0],
+        [-1.0, vf_coef, -ent_coef, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 1.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 1.0],
+    ]
+    offset = [0.0, 0.0, -constant, -ent_coef * constant, -1.0, 0.0]
+    return (
+        th.tensor(weights, dtype=dtype, device=device),
+        th.tensor(offset, dtype=dtype, device=device),
+    )
 
 
 def _value_errors(
@@ -214,13 +250,13 @@ def _value_errors(
         return squared, error
     change = values - targets.old_values
     clipped_change = change.clamp(-clip, clip)
-    clipped_error = clipped_change - change + error
+    clipped_error = (clipped_change - change).add_(error)
     clipped_squared = clipped_error.square()
-    clipped_grad = th.where(clipped_change == change, clipped_error, 0.0)
     if sb3:
-        return clipped_squared, clipped_grad
-    is_free = squared >= clipped_squared
-    return th.max(squared, clipped_squared), th.where(is_free, error, clipped_grad)
+        return clipped_squared, clipped_error.masked_fill_(clipped_change != change, 0.0)
+    # Inside the clip both errors are the same; where the clipped one is larger it is constant.
+    grad = error.masked_fill_(clipped_squared > squared, 0.0)
+    return th.max(squared, clipped_squared, out=squared), grad
 
 
 def gaussian_ppo_loss(

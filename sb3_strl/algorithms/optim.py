@@ -7,24 +7,22 @@ from collections.abc import Sequence
 import torch as th
 from torch import nn
 
+from sb3_strl.common.flat_adam import FlatAdam, clip_gradients
+
 LR_MIN = 1e-5
 LR_MAX = 1e-2
 LR_FACTOR = 1.5
 
 
-@th.no_grad()
-def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> th.Tensor:
-    """
-    Scale all gradients so that their global L2 norm is at most ``max_norm``.
-
-    :param parameters: parameters without a gradient are skipped
-    :param max_norm: bound on the norm
-    :return: the norm before, a 0-d tensor
-    """
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm: th.Tensor = th.linalg.vector_norm(th.stack(th._foreach_norm(grads)))
-    th._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp_(max=1.0))
-    return norm
+def clip_and_step(
+    optimizer: th.optim.Optimizer, parameters: Sequence[nn.Parameter], max_norm: float
+) -> None:
+    """Scale all gradients to a global L2 norm of at most ``max_norm`` and take a step."""
+    if isinstance(optimizer, FlatAdam):
+        optimizer.clip_and_step(max_norm)
+        return
+    clip_gradients(parameters, max_norm)
+    optimizer.step()
 
 
 def adapt_learning_rate(lr: th.Tensor, kl: th.Tensor, desired_kl: float) -> None:

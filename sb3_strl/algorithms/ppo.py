@@ -19,7 +19,7 @@ from sb3_strl.algorithms.losses import (
     gaussian_ppo_loss,
     ppo_loss,
 )
-from sb3_strl.algorithms.optim import adapt_learning_rate, clip_gradients
+from sb3_strl.algorithms.optim import adapt_learning_rate, clip_and_step
 from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.algorithms.settings import check_settings, make_lr_scheduler
 from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance
@@ -364,8 +364,7 @@ class PPO(TensorOnPolicyAlgorithm):
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()
-        clip_gradients(self._parameters, self.max_grad_norm)
-        optimizer.step()
+        clip_and_step(optimizer, self._parameters, self.max_grad_norm)
         self._steps_taken += 1
         head = self.policy.action_head
         if isinstance(head, GaussianHead):

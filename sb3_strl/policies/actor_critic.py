@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
+from sb3_strl.common.flat_adam import FlatAdam
 from sb3_strl.common.segments import SINGLE_GROUP, ObsLayout, Segment
 from sb3_strl.common.types import TensorDict
 from sb3_strl.policies.activations import get_activation_cls
@@ -76,7 +77,7 @@ class StrlPolicy(ActorCriticPolicy):
     :param amp_input_dim: width M of the discriminator's input; ``None`` infers it from the ``amp``
         set
     :param normalize_images: divide uint8 images by 255
-    :param optimizer_class: default Adam
+    :param optimizer_class: default :class:`~sb3_strl.common.flat_adam.FlatAdam`
     :param optimizer_kwargs: default ``{"eps": 1e-8, "fused": True}`` for Adam and AdamW
     :param use_sde: not supported
     :raises StrlTypeError: for a part that the alias does not name, or ``use_sde=True``
@@ -111,7 +112,7 @@ class StrlPolicy(ActorCriticPolicy):
         amp_discriminator: Mapping[str, Any] | None = None,
         amp_input_dim: int | None = None,
         normalize_images: bool = True,
-        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_class: type[th.optim.Optimizer] = FlatAdam,
         optimizer_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
@@ -418,6 +419,6 @@ class StrlPolicy(ActorCriticPolicy):
 def _optimizer_defaults(
     optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None
 ) -> dict[str, Any]:
-    if optimizer_class in (th.optim.Adam, th.optim.AdamW):
+    if optimizer_class in (FlatAdam, th.optim.Adam, th.optim.AdamW):
         return {"eps": 1e-8, "fused": True, **(given or {})}
     return dict(given or {})

@@ -9,8 +9,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_strl import APPO, PPO, make_vec
 from sb3_strl.algorithms.losses import surrogate_loss, value_loss
-from sb3_strl.algorithms.optim import adapt_learning_rate, clip_gradients
+from sb3_strl.algorithms.optim import adapt_learning_rate
 from sb3_strl.common.errors import NonFiniteError, StrlKeyError, StrlTypeError, StrlValueError
+from sb3_strl.common.flat_adam import clip_gradients
 from sb3_strl.common.returns import gae
 from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs import TensorVecEnv
