@@ -216,6 +216,15 @@ def unwrap(policy: BasePolicy) -> BasePolicy:
     return inner
 
 
+def _encode_argument(policy: str, name: str, value: Any) -> Any:
+    if name == "lr_schedule":
+        return {_TAG: "schedule"}  # a function; a policy that is loaded alone does not learn
+    try:
+        return encode(value)
+    except StrlTypeError as error:
+        raise StrlTypeError(f"{policy}: argument '{name}': {error}") from error
+
+
 def describe_constructor(policy: BasePolicy) -> dict[str, Any]:
     """
     Return everything that building the policy again needs, as JSON-able data.
@@ -226,13 +235,10 @@ def describe_constructor(policy: BasePolicy) -> dict[str, Any]:
     """
     policy = unwrap(policy)
     cls = type(policy)
-    arguments = {}
-    for name, value in policy._get_constructor_parameters().items():
-        try:
-            # A schedule is a function; a policy that is loaded alone does not learn.
-            arguments[name] = {_TAG: "schedule"} if name == "lr_schedule" else encode(value)
-        except StrlTypeError as error:
-            raise StrlTypeError(f"{cls.__name__}: argument '{name}': {error}") from error
+    arguments = {
+        name: _encode_argument(cls.__name__, name, value)
+        for name, value in policy._get_constructor_parameters().items()
+    }
     return {"format": FORMAT, "policy": class_name(cls), "arguments": arguments}
 
 
