@@ -1,4 +1,4 @@
-"""One way to any environment: by id, from a Gymnasium environment or from an SB3 VecEnv."""
+"""One way to any environment: by id, from Gymnasium, from an SB3 VecEnv, from a simulator."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
 from sb3_strl.envs.numpy_bridge import NumpyBridge
-from sb3_strl.envs.registration import make_tensor_env, register_gym_ids, tensor_env_ids
+from sb3_strl.envs.registration import (
+    find_simulator,
+    make_adapter,
+    make_tensor_env,
+    register_gym_ids,
+    tensor_env_ids,
+)
 from sb3_strl.envs.tensor_vec_env import TensorVecEnv
 
 
 def make_vec(
-    env: str | VecEnv | gym.Env[Any, Any],
+    env: Any,
     n_envs: int | None = None,
     device: th.device | str | None = None,
     seed: int | None = None,
@@ -33,15 +39,19 @@ def make_vec(
         make_vec("sb3_strl/Walker-v0", n_envs=64, seed=0, max_episode_length=300)
         make_vec("Pendulum-v1", n_envs=4, g=9.81)
         make_vec(SubprocVecEnv([make_robot] * 8), device="cuda")
+        make_vec(gymnasium.make("Isaac-Velocity-Flat-Anymal-D-v0", cfg=cfg))
+        make_vec(brax.envs.get_environment("ant"), n_envs=2048, episode_length=500)
 
     :param env: the id of a batched environment (:func:`register_tensor_env`) or of a Gymnasium
-        environment; a Gymnasium environment; an SB3 ``VecEnv``; a tensor environment is returned as
-        it is
+        environment; a Gymnasium environment; an SB3 ``VecEnv``; a ``gymnasium.vector`` environment;
+        an environment of Isaac Lab, mjlab, rsl_rl, ManiSkill, Genesis, Brax, MuJoCo Playground or
+        EnvPool, recognised without importing the simulator; a tensor environment is returned as it
+        is
     :param n_envs: number of environments, default 1; of something that exists, it may only confirm
         the number that it has
     :param device: where the tensors live, default the CPU; likewise
     :param seed: of all random numbers of the environment; ``None`` takes any
-    :param env_kwargs: options of the environment's constructor; only with an id
+    :param env_kwargs: options of the environment's constructor, or of the simulator's adapter
     :param vec_env_cls: SB3 class that runs Gymnasium environments, default ``DummyVecEnv``
     :param env_options: further options of the environment's constructor
     :raises StrlTypeError: if ``env`` is something else, or an option is unknown to the environment
@@ -52,6 +62,9 @@ def make_vec(
     options = _merge_options(env_kwargs, env_options)
     if isinstance(env, str):
         return _from_id(env, n_envs or 1, device, seed, options, vec_env_cls)
+    simulator = None if isinstance(env, VecEnv) else find_simulator(env)
+    if simulator is not None:
+        return _from_simulator(simulator, env, n_envs, device, seed, options, vec_env_cls)
     venv = _as_vec_env(env)
     _check_existing(venv, n_envs, device, options, vec_env_cls)
     if seed is not None:
@@ -104,21 +117,40 @@ def _from_id(
     return NumpyBridge(venv, device or "cpu")
 
 
+def _from_simulator(
+    simulator: str,
+    env: Any,
+    n_envs: int | None,
+    device: th.device | str | None,
+    seed: int | None,
+    options: dict[str, Any],
+    vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None,
+) -> TensorVecEnv:
+    wishes = {"n_envs": n_envs, "device": device, "seed": seed}
+    venv = make_adapter(simulator, env, {**options, **wishes})
+    _check_existing(venv, n_envs, device, {}, vec_env_cls)
+    if seed is not None:
+        venv.seed(seed)
+    return venv
+
+
 def _as_vec_env(env: Any) -> VecEnv:
     if isinstance(env, VecEnv):
         return env
-    if isinstance(env, gym.vector.VectorEnv) or getattr(env, "is_vector_env", False):
+    if getattr(env, "is_vector_env", False):
         raise StrlTypeError(
-            f"make_vec: env is a {type(env).__name__}, a batch in Gymnasium's interface. Expected "
-            "an id, a gymnasium.Env, a stable_baselines3 VecEnv or a TensorVecEnv. Derive from "
-            "TensorVecEnv, or pass the id of the single environment and n_envs."
+            f"make_vec: env is a {type(env).__name__}, a batch of a kind that is not known. "
+            "Expected an id, a gymnasium.Env, a stable_baselines3 VecEnv, a TensorVecEnv or an "
+            "environment of a simulator that has an adapter. Derive from TensorVecEnv, or pass the "
+            "id of the single environment and n_envs."
         )
     if isinstance(env, gym.Env):
         monitored: gym.Env[Any, Any] = env if _has_monitor(env) else Monitor(env)
         return DummyVecEnv([lambda: monitored])
     raise StrlTypeError(
         f"make_vec: env is a {type(env).__name__} ({env!r:.80}). Expected an id, a gymnasium.Env, "
-        "a stable_baselines3 VecEnv or a TensorVecEnv. Pass an instance, not a class or a function."
+        "a stable_baselines3 VecEnv, a TensorVecEnv or an environment of a simulator. Pass an "
+        "instance, not a class or a function."
     )
 
 

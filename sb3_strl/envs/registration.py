@@ -1,4 +1,4 @@
-"""Names of environments: our own batched ones, and the ids that Gymnasium learns from us."""
+"""Names of environments, and which adapter takes which simulator."""
 
 from __future__ import annotations
 
@@ -18,6 +18,29 @@ WALKER_ID = "sb3_strl/Walker-v0"
 
 _GYM_ENTRY_POINTS = {WALKER_ID: "sb3_strl.envs.walker_env:WalkerEnv"}
 _TENSOR_ENTRY_POINTS: dict[str, EntryPoint] = {WALKER_ID: "sb3_strl.envs.walker:WalkerVecEnv"}
+
+_ADAPTERS: dict[str, str] = {
+    "rsl_rl": "sb3_strl.envs.rsl_rl:RslRlVecEnv",
+    "isaaclab": "sb3_strl.envs.isaaclab:IsaacLabVecEnv",
+    "mjlab": "sb3_strl.envs.mjlab:MjlabVecEnv",
+    "mani_skill": "sb3_strl.envs.maniskill:ManiSkillVecEnv",
+    "envpool": "sb3_strl.envs.envpool:EnvPoolVecEnv",
+    "brax": "sb3_strl.envs.brax:BraxVecEnv",
+    "genesis": "sb3_strl.envs.genesis:GenesisVecEnv",
+    "gymnasium.vector": "sb3_strl.envs.gymnasium_vector:GymnasiumVecEnv",
+}
+_PACKAGES = {
+    "rsl_rl": "rsl_rl",
+    "isaaclab": "isaaclab",
+    "omni": "isaaclab",  # omni.isaac.lab, Isaac Lab 1
+    "mjlab": "mjlab",
+    "mani_skill": "mani_skill",
+    "envpool": "envpool",
+    "brax": "brax",
+    "mujoco_playground": "brax",
+}
+"""Which simulator a class belongs to, by the package of its nearest base class that tells."""
+_RSL_RL_NEEDS = ("num_envs", "num_actions", "device", "get_observations", "step")
 
 
 def register_gym_ids() -> None:
@@ -65,11 +88,7 @@ def make_tensor_env(
     :param options: what the environment's constructor takes beside the other three
     :raises StrlTypeError: if it does not take one of the options, or makes something else
     """
-    entry_point = _TENSOR_ENTRY_POINTS[env_id]
-    if isinstance(entry_point, str):
-        module, name = entry_point.split(":")
-        entry_point = getattr(importlib.import_module(module), name)
-    assert callable(entry_point)
+    entry_point = _load(_TENSOR_ENTRY_POINTS[env_id])
     parameters = inspect.signature(entry_point).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         known = [name for name in parameters if name not in ("n_envs", "device", "seed")]
@@ -81,3 +100,58 @@ def make_tensor_env(
             "TensorVecEnv. Register a class derived from it."
         )
     return env
+
+
+def find_simulator(thing: Any) -> str | None:
+    """
+    Recognise an environment of a simulator, without importing that simulator.
+
+    Its class, or a base class, belongs to the simulator's package. Failing that, it looks like what
+    rsl_rl's runner asks for, where a scene of Genesis inside makes it Genesis's.
+
+    :param thing: anything
+    :return: ``"mjlab"``, ``"gymnasium.vector"``, ...; ``None`` if it is none that is known
+    """
+    if isinstance(thing, type):
+        return None
+    inner = getattr(thing, "unwrapped", thing)
+    for owner in (thing, inner):  # an outer class decides: rsl_rl's wrapper around Isaac Lab's
+        for cls in type(owner).__mro__:
+            simulator = _PACKAGES.get(cls.__module__.split(".")[0])
+            if simulator is not None:
+                return simulator
+    if isinstance(thing, gym.vector.VectorEnv):
+        return "gymnasium.vector"
+    if all(hasattr(thing, name) for name in _RSL_RL_NEEDS):
+        scene = type(getattr(thing, "scene", None))
+        return "genesis" if scene.__module__.split(".")[0] == "genesis" else "rsl_rl"
+    return None
+
+
+def make_adapter(simulator: str, thing: Any, wishes: dict[str, Any]) -> TensorVecEnv:
+    """
+    Wrap a simulator's environment.
+
+    :param simulator: what :func:`find_simulator` returned
+    :param thing: the environment
+    :param wishes: options of the adapter; ``n_envs``, ``device`` and ``seed`` are passed on if the
+        adapter chooses them
+    :raises StrlTypeError: if the adapter does not take one of the options
+    """
+    adapter = _load(_ADAPTERS[simulator])
+    known = [name for name in inspect.signature(adapter).parameters if name != "env"]
+    general = ("n_envs", "device", "seed")
+    options = {
+        name: value for name, value in wishes.items() if name not in general or name in known
+    }
+    check_known(f"make_vec({adapter.__name__})", "option", options, known)
+    env: TensorVecEnv = adapter(thing, **options)
+    return env
+
+
+def _load(entry_point: EntryPoint) -> Any:
+    """Import what an entry point names."""
+    if not isinstance(entry_point, str):
+        return entry_point
+    module, name = entry_point.split(":")
+    return getattr(importlib.import_module(module), name)

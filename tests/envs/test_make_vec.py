@@ -171,10 +171,12 @@ def test_another_device_than_it_lives_on() -> None:
         make_vec(PointMass(2), device="meta")
 
 
-def test_batches_of_gymnasium() -> None:
-    batch = gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync")
-    with pytest.raises(StrlTypeError, match="env is a SyncVectorEnv, a batch in Gymnasium's"):
-        make_vec(batch)  # type: ignore[arg-type]
+def test_batches_of_unknown_kinds() -> None:
+    single = gym.make("CartPole-v1")
+    single.unwrapped.is_vector_env = True  # type: ignore[attr-defined]
+    batch = single.unwrapped
+    with pytest.raises(StrlTypeError, match="env is a CartPoleEnv, a batch of a kind that is not"):
+        make_vec(batch)
 
 
 @pytest.mark.parametrize("thing", [None, 3, np.zeros(2), PointMass])
