@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from types import FunctionType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,14 +14,17 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import get_device
 from torch import nn
+from typing_extensions import Self
 
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import SINGLE_GROUP, ObsLayout, group_spaces
 from sb3_strl.common.types import TensorDict
+from sb3_strl.policies.loading import Source, load_policy, save_policy
 from sb3_strl.policies.mutex_options import CommandMapping, MutexOptions, ResetMode
 from sb3_strl.policies.mutex_sources import (
     ActingPolicy,
     SubPolicySource,
+    check_sub_policies,
     common_action_space,
     own_layout,
     resolve_source,
@@ -27,6 +32,7 @@ from sb3_strl.policies.mutex_sources import (
 from sb3_strl.policies.mutex_state import (
     MutexState,
     forgotten,
+    one_hot_rows,
     push_selection,
     tree_to_numpy,
     tree_to_tensors,
@@ -55,7 +61,8 @@ class MutexPolicy(BasePolicy):
 
     :param sub_policies: at least two, see :class:`~sb3_strl.policies.mutex_sources.SubPolicy`
     :param selector: maps observation groups ``(N, ...)`` to the selected indices ``(N,)``, integer,
-        or to one-hot rows ``(N, P)``; a subclass may override :meth:`select` instead
+        or to one-hot rows ``(N, P)``; a subclass may override :meth:`select` instead. A file holds
+        only its name: pass it again to :meth:`load`
     :param observation_space: of the environment; default that of the first sub-policy
     :param action_space: of the environment; default that of the first sub-policy
     :param obs_segments: named columns of ``observation_space``; default those of the first
@@ -87,7 +94,7 @@ class MutexPolicy(BasePolicy):
     def __init__(
         self,
         sub_policies: Sequence[SubPolicySource],
-        selector: Selector | None = None,
+        selector: Selector | str | None = None,
         observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Box | None = None,
         obs_segments: Mapping[str, Any] | None = None,
@@ -104,7 +111,12 @@ class MutexPolicy(BasePolicy):
         device: th.device | str = "auto",
     ) -> None:
         name = type(self).__name__
-        self._check_arguments(sub_policies, selector)
+        check_sub_policies(name, sub_policies)
+        if selector is None and type(self).select is MutexPolicy.select:
+            raise StrlTypeError(
+                f"{name}: nothing selects. Pass selector=, a function of the observation groups, "
+                "or override select()."
+            )
         options = MutexOptions(
             env_action_scale=env_action_scale,
             cmd_vel_mapping=cmd_vel_mapping or {},
@@ -135,7 +147,7 @@ class MutexPolicy(BasePolicy):
         self.layout = ObsLayout(self.observation_space, obs_segments)
         self.sub_policies = nn.ModuleList(policies)
         self._acting = [sub if isinstance(sub, ActingPolicy) else None for sub in policies]
-        self.obs_scales = [dict(sub.obs_scales or {}) for sub in subs]
+        self._scales = [(sub.action_scale, sub.obs_scales) for sub in subs]
         self.units = ActionUnits(subs, options.env_action_scale, box, clip_sub_actions)
         self.commands = CommandDraws(options, subs)
         self.register_buffer("_indices", th.arange(len(subs)), persistent=False)
@@ -144,24 +156,6 @@ class MutexPolicy(BasePolicy):
         self.train(False)
 
     # ------------------------------------------------------------------ construction
-
-    def _check_arguments(self, sub_policies: Any, selector: Selector | None) -> None:
-        name = type(self).__name__
-        if not isinstance(sub_policies, Sequence) or isinstance(sub_policies, str):
-            raise StrlTypeError(
-                f"{name}: sub_policies is {sub_policies!r}. Expected a list of policies, paths or "
-                "SubPolicy tuples."
-            )
-        if len(sub_policies) < 2:
-            raise StrlValueError(
-                f"{name}: there are {len(sub_policies)} sub-policies. Expected at least two to "
-                "choose from."
-            )
-        if selector is None and type(self).select is MutexPolicy.select:
-            raise StrlTypeError(
-                f"{name}: nothing selects. Pass selector=, a function of the observation groups, "
-                "or override select()."
-            )
 
     def _make_views(self, where: str) -> list[nn.Module]:
         options, ratio = self.options, self.units.ratio
@@ -224,8 +218,14 @@ class MutexPolicy(BasePolicy):
 
         :param obs: groups ``(N, ...)``, in the environment's units
         :return: indices ``(N,)``, integer, or one-hot rows ``(N, P)``
+        :raises StrlTypeError: if the policy was loaded without its selector
         """
-        assert self.selector is not None
+        if not callable(self.selector):
+            raise StrlTypeError(
+                f"{type(self).__name__}: it was saved with the selector '{self.selector}', and "
+                "files hold no functions. Pass it again: "
+                f"{type(self).__name__}.load(path, selector=...)."
+            )
         return self.selector(obs)
 
     def initial_state(self, n_envs: int) -> MutexState:
@@ -310,21 +310,8 @@ class MutexPolicy(BasePolicy):
 
     def _one_hot(self, obs: TensorDict) -> th.Tensor:
         """Return the selection as ``(N, P)``; NaN in rows that select nobody or several."""
-        selection = self.select(obs)
         n_envs = len(next(iter(obs.values())))
-        integer = not (selection.is_floating_point() or selection.is_complex())
-        if selection.shape == (n_envs,) and integer and selection.dtype != th.bool:
-            rows = th.eq(selection.unsqueeze(1), self._indices).to(th.float32)
-        elif selection.shape == (n_envs, self.n_sub_policies):
-            rows = selection.to(th.float32)
-        else:
-            raise StrlTypeError(
-                f"{type(self).__name__}: the selection has shape {tuple(selection.shape)} and type "
-                f"{selection.dtype}. Expected ({n_envs},) integer indices or ({n_envs}, "
-                f"{self.n_sub_policies}) one-hot rows."
-            )
-        valid = (rows.sum(dim=1) == 1.0) & ((rows == 0.0) | (rows == 1.0)).all(dim=1)
-        return th.where(valid.unsqueeze(1), rows, th.nan)
+        return one_hot_rows(self.select(obs), n_envs, self._indices, type(self).__name__)
 
     def _check_groups(self, obs: Mapping[str, Any]) -> None:
         for group in self.groups:
@@ -395,6 +382,49 @@ class MutexPolicy(BasePolicy):
         obs = observation if isinstance(observation, dict) else {SINGLE_GROUP: observation}
         return self.act(obs, deterministic=deterministic)[0]
 
+    # ------------------------------------------------------------------ files
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        subs = zip(self.sub_policies, self._scales, strict=True)
+        selector = self.selector
+        if callable(selector):
+            is_function = isinstance(selector, FunctionType)
+            selector = selector.__qualname__ if is_function else type(selector).__qualname__
+        return {
+            "sub_policies": [(sub, *scales) for sub, scales in subs],
+            "selector": selector,
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "obs_segments": self.layout.to_dict(),
+            **asdict(self.options),
+        }
+
+    def save(self, path: Source) -> None:
+        """
+        Write the policy with its sub-policies to one file.
+
+        :param path: file name, used as it is, or a binary stream
+        :raises StrlTypeError: if a sub-policy cannot be stored as plain data
+        """
+        save_policy(self, path)
+
+    @classmethod
+    def load(
+        cls, path: Source, device: th.device | str = "auto", selector: Selector | None = None
+    ) -> Self:
+        """
+        Load a policy alone; nothing in the file is executed.
+
+        :param path: what :meth:`save` wrote
+        :param device: where it acts
+        :param selector: the function it was built with, which a file cannot hold
+        :raises StrlValueError: if the file is missing, damaged or of another class
+        """
+        policy = load_policy(path, device, policy_class=cls)
+        if selector is not None:
+            policy.selector = selector
+        return policy
+
     # ------------------------------------------------------------------ what it is not
 
     def _refuse(self, what: str) -> NoReturn:
@@ -405,19 +435,11 @@ class MutexPolicy(BasePolicy):
         )
 
     def forward(self, obs: Any, deterministic: bool = False) -> NoReturn:
-        """
-        Refuse: there is nothing to train.
-
-        :raises StrlTypeError: always
-        """
+        """Refuse with a StrlTypeError: there is nothing to train."""
         del obs, deterministic
         self._refuse("forward")
 
     def evaluate_actions(self, obs: Any, actions: th.Tensor) -> NoReturn:
-        """
-        Refuse: there is nothing to train.
-
-        :raises StrlTypeError: always
-        """
+        """Refuse with a StrlTypeError: there is nothing to train."""
         del obs, actions
         self._refuse("evaluate_actions")

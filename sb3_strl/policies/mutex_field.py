@@ -101,6 +101,12 @@ class FieldMutexPolicy(MutexPolicy):
     def _n_ids_needed(self) -> int:
         return self.n_sub_policies - 1
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        given = super()._get_constructor_parameters()
+        del given["selector"]
+        ids = [self.first_id, self.last_id]
+        return {**given, "engaging_block": self.block.name, "id_slice": ids}
+
     @property
     def groups(self) -> tuple[str, ...]:
         """Observation groups that the sub-policies and the selection read."""
@@ -218,6 +224,11 @@ class ClimbMutexPolicy(FieldMutexPolicy):
 
     def _n_ids_needed(self) -> int:
         return self.n_sub_policies - 2
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        given = super()._get_constructor_parameters()
+        down = given["cmd_vel_mapping"][self.n_sub_policies - 1]
+        return {**given, "jump_down_vel": list(down)}
 
     def select(self, obs: TensorDict) -> th.Tensor:
         """

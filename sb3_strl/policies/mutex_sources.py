@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.segments import ObsLayout, Segment, group_spaces
 from sb3_strl.common.types import TensorDict
+from sb3_strl.policies.loading import load_policy
 
 _CHECKPOINT = re.compile(r"^(?:.*_)?model_(\d+)(?:_steps)?\.(?:zip|pt|pth)$")
 _NOT_ACTING = ("critic", "amp")
@@ -86,6 +87,26 @@ class ActingPolicy(Protocol):
         ...
 
 
+def check_sub_policies(where: str, given: Any) -> None:
+    """
+    Refuse what is not a list of at least two.
+
+    :param where: who complains
+    :param given: the sub-policies
+    :raises StrlTypeError: if it is no list
+    :raises StrlValueError: if it is too short
+    """
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise StrlTypeError(
+            f"{where}: sub_policies is {given!r}. Expected a list of policies, paths or SubPolicy "
+            "tuples."
+        )
+    if len(given) < 2:
+        raise StrlValueError(
+            f"{where}: there are {len(given)} sub-policies. Expected at least two to choose from."
+        )
+
+
 def newest_model(folder: Path) -> Path:
     """
     Return the checkpoint with the largest number, ``model_900.zip`` before ``model_1000.zip``.
@@ -144,8 +165,6 @@ def resolve_source(source: SubPolicySource, device: th.device) -> SubPolicy:
             action_scale = config.get("action_scale") if action_scale is None else action_scale
             obs_scales = config.get("obs_scales") if obs_scales is None else obs_scales
             path = newest_model(path)
-        from sb3_strl.policies.loading import load_policy
-
         loaded: BasePolicy = load_policy(path, device)
     else:
         # A copy: the caller may go on training the policy that is frozen here.

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_strl.common.errors import StrlTypeError
+
 
 class MutexState(NamedTuple):
     """
@@ -55,6 +57,32 @@ def _like(tree: tuple[Any, ...], branches: list[Any]) -> tuple[Any, ...]:
     """Return branches as the same kind of tuple; named ones take their fields one by one."""
     kind: Any = type(tree)
     return kind(*branches) if hasattr(tree, "_fields") else kind(branches)
+
+
+def one_hot_rows(selection: th.Tensor, n_envs: int, indices: th.Tensor, where: str) -> th.Tensor:
+    """
+    Return selections as one-hot rows; NaN in rows that select nobody or several.
+
+    :param selection: ``(N,)``, integer indices, or ``(N, P)``
+    :param n_envs: N
+    :param indices: ``(P,)``, 0 to P - 1
+    :param where: who complains
+    :return: ``(N, P)``, float32
+    :raises StrlTypeError: if the selection has another shape or type
+    """
+    countable = not selection.is_floating_point() and selection.dtype != th.bool
+    if selection.shape == (n_envs,) and countable:
+        rows = th.eq(selection.unsqueeze(1), indices).to(th.float32)
+    elif selection.shape == (n_envs, len(indices)):
+        rows = selection.to(th.float32)
+    else:
+        raise StrlTypeError(
+            f"{where}: the selection has shape {tuple(selection.shape)} and type "
+            f"{selection.dtype}. Expected ({n_envs},) integer indices or ({n_envs}, "
+            f"{len(indices)}) one-hot rows."
+        )
+    valid = (rows.sum(dim=1) == 1.0) & ((rows == 0.0) | (rows == 1.0)).all(dim=1)
+    return th.where(valid.unsqueeze(1), rows, th.nan)
 
 
 def push_selection(window: th.Tensor, selection: th.Tensor, starts: th.Tensor) -> th.Tensor:
