@@ -81,6 +81,10 @@ def test_an_id_without_sub_policy_is_refused() -> None:
     policy.predict(observations([1]))
     with pytest.raises(StrlValueError, match="Expected exactly one of 2"):
         policy.predict(observations([4]))
+    both = observations([1])
+    both["policy"][0, 18] = 1.0
+    with pytest.raises(StrlValueError, match="or several. Expected exactly one of 2"):
+        policy.predict(both)
 
 
 def test_a_selector_may_return_indices_or_rows() -> None:
@@ -175,6 +179,8 @@ def test_the_callers_observation_is_never_written_to() -> None:
     policy.predict(obs)
     array = {name: values.numpy().copy() for name, values in before.items()}
     policy.predict(array)
+    echo = EchoPolicy(COMMAND)
+    field([echo, echo], cmd_vel_mapping={0: 0.3}, last_action_segment=None).act(obs)
     for given in (obs, array):
         np.testing.assert_array_equal(given["policy"], before["policy"])
 
@@ -600,7 +606,11 @@ def test_policies_of_stable_baselines3_are_sub_policies() -> None:
     np.testing.assert_allclose(policy.predict(obs)[0], expected, rtol=1e-6)
 
 
-@pytest.mark.skipif(not hasattr(policies_room, "MlpLstmPolicy"), reason="no recurrent policies yet")
+@pytest.mark.skipif(
+    not isinstance(getattr(policies_room, "MlpLstmPolicy", None), type)
+    or not hasattr(policies_room.MlpLstmPolicy, "initial_state"),
+    reason="no recurrent policies yet",
+)
 def test_recurrent_and_feed_forward_policies_mix() -> None:
     th.manual_seed(0)
     lstm = policies_room.MlpLstmPolicy(
