@@ -18,6 +18,7 @@ from sb3_strl.envs.simulator import (
     copy_tensor,
     default_names,
     flatten,
+    narrow,
     rename,
 )
 
@@ -51,9 +52,10 @@ class EnvPoolVecEnv(SimulatorVecEnv):
         log_keys: Sequence[str] = (),
     ) -> None:
         where = type(self).__name__
-        if not isinstance(env.action_space, spaces.Space):
+        actions = getattr(env, "action_space", None)
+        if not isinstance(actions, spaces.Space):
             raise StrlTypeError(
-                f"{where}: the pool's action space is a {type(env.action_space).__name__}. "
+                f"{where}: the pool's action space is a {type(actions).__name__}. "
                 'Expected Gymnasium\'s interface. Pass env_type="gymnasium" to envpool.make().'
             )
         config = env.config
@@ -66,21 +68,21 @@ class EnvPoolVecEnv(SimulatorVecEnv):
         space = env.observation_space
         parts = flatten(space.spaces) if isinstance(space, spaces.Dict) else {"policy": space}
         names = dict(groups) if groups is not None else default_names(list(parts))
-        chosen = rename(parts, names)
+        chosen = {name: narrow(part) for name, part in rename(parts, names).items()}
         is_plain = list(chosen) == ["policy"]
         SimulatorVecEnv.__init__(
             self,
             env,
             int(config["num_envs"]),
             None,
-            bound_actions(env.action_space, where, action_bound),
+            bound_actions(actions, where, action_bound),
             device or "cpu",
             observation_space=chosen["policy"] if is_plain else spaces.Dict(chosen),
             groups=names,
         )
         self.max_episode_length = config.get("max_episode_steps")
         self.log_keys = tuple(log_keys)
-        self._dtype = env.action_space.dtype
+        self._dtype = actions.dtype
 
     def reset_tensor(self) -> TensorDict:
         """Reset every environment; see the base class."""

@@ -24,6 +24,7 @@ class GenesisVecEnv(RslRlVecEnv):
     :param env: the environment; ``num_actions``, ``num_envs`` and ``device`` are its own
     :param groups: ``{our name: the environment's}``
     :param action_bound: limit of actions; the default is so large that actions pass unclipped
+    :param zero_step: take one step with zero actions after every reset, whatever it returned
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class GenesisVecEnv(RslRlVecEnv):
         env: Any,
         groups: Mapping[str, str] | None = None,
         action_bound: float = UNCLIPPED,
+        zero_step: bool = False,
     ) -> None:
-        RslRlVecEnv.__init__(self, env, groups, action_bound)
+        RslRlVecEnv.__init__(self, env, groups, action_bound, zero_step)
         self._held: dict[str, th.Tensor] = {}
 
     def reset_tensor(self) -> TensorDict:
@@ -50,9 +52,5 @@ class GenesisVecEnv(RslRlVecEnv):
             step.extras["log"][name] = self._held[name] = th.where(anyone, value, before)
         return step
 
-    def _reset_sim(self) -> Any:
-        result = self.sim.reset()
-        if not isinstance(result, tuple):
-            return super()._reset_sim() if result is None else result
-        zeros = th.zeros(self.num_envs, *(self.action_space.shape or ()), device=self.device)
-        return self._split(self.sim.step(zeros))[0]
+    def _needs_zero_step(self, result: Any) -> bool:
+        return self.zero_step or isinstance(result, tuple)

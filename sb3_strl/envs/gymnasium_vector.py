@@ -21,6 +21,7 @@ from sb3_strl.envs.simulator import (
     copy_tensor,
     flatten,
     match_groups,
+    narrow,
     rename,
 )
 
@@ -69,9 +70,10 @@ class GymnasiumVecEnv(SimulatorVecEnv):
         space = env.single_observation_space
         if isinstance(space, spaces.Dict):
             names = groups or {name: name for name in flatten(space.spaces)}
-            space = spaces.Dict(rename(flatten(space.spaces), names))
+            parts = rename(flatten(space.spaces), names)
+            space = spaces.Dict({name: narrow(part) for name, part in parts.items()})
         else:
-            names = {"policy": "policy"}
+            names, space = {"policy": "policy"}, narrow(space)
         self.mode = read_mode(env, where)
         if self.mode is not AutoresetMode.SAME_STEP and not _can_mask(env, self.mode, masked_reset):
             raise StrlValueError(

@@ -9,7 +9,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_strl.common.errors import StrlTypeError
+from sb3_strl.common.errors import StrlTypeError, StrlValueError
+from sb3_strl.common.segments import group_spaces
 from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs.simulator import (
     UNCLIPPED,
@@ -46,6 +47,8 @@ class RslRlVecEnv(SimulatorVecEnv):
     :param groups: ``{our name: the environment's}``
     :param action_bound: limit of actions; the default is so large that actions pass unclipped, as
         in rsl_rl
+    :param zero_step: take one step with zero actions after every reset, for environments whose
+        reset brings an old observation, or fewer groups than their steps
     :raises StrlTypeError: if the environment lacks what rsl_rl's runner asks for
     """
 
@@ -54,6 +57,7 @@ class RslRlVecEnv(SimulatorVecEnv):
         env: Any,
         groups: Mapping[str, str] | None = None,
         action_bound: float = UNCLIPPED,
+        zero_step: bool = False,
     ) -> None:
         where = type(self).__name__
         missing = [
@@ -67,12 +71,15 @@ class RslRlVecEnv(SimulatorVecEnv):
                 "VecEnv has: num_envs, num_actions, device, get_observations(), step()."
             )
         device = th.device(env.device)
+        self.zero_step = zero_step
+        zeros = th.zeros(int(env.num_envs), int(env.num_actions), device=device)
+        obs = split(where, env.step(zeros))[0] if zero_step else observe(env)
         limits = np.full(int(env.num_actions), np.inf, dtype=np.float32)
         SimulatorVecEnv.__init__(
             self,
             env,
             int(env.num_envs),
-            copy_groups(observe(env), device, groups),
+            copy_groups(obs, device, groups),
             bound_actions(spaces.Box(-limits, limits), where, action_bound),
             device,
             groups=groups,
@@ -99,8 +106,10 @@ class RslRlVecEnv(SimulatorVecEnv):
 
     def step_tensor(self, actions: th.Tensor) -> TensorStep:
         """Step every environment; see the base class."""
-        obs, rewards, dones, extras = self._split(self.sim.step(actions.detach()))
+        result = self.sim.step(actions.detach())
+        obs, rewards, dones, extras = split(type(self).__name__, result)
         groups = self.read_groups(obs)
+        self._check_groups(groups)
         finished = self.read_flags(dones)
         truncated = self._read_time_outs(extras, finished)
         final = self.read_final(extras, groups)
@@ -116,24 +125,24 @@ class RslRlVecEnv(SimulatorVecEnv):
 
     def _reset_sim(self) -> Any:
         """Reset the simulator; return its observation as one dict or tensor."""
-        if not callable(getattr(self.sim, "reset", None)):
-            return observe(self.sim)
-        result = self.sim.reset()
+        has_reset = callable(getattr(self.sim, "reset", None))
+        result = self.sim.reset() if has_reset else None
+        if self._needs_zero_step(result):
+            zeros = th.zeros(self.num_envs, *(self.action_space.shape or ()), device=self.device)
+            return split(type(self).__name__, self.sim.step(zeros))[0]
         return observe(self.sim) if result is None else join(result)
 
-    def _split(self, result: Any) -> tuple[Any, Any, Any, Mapping[str, Any]]:
-        """Return observation, rewards, dones and extras of a step of any family."""
-        if len(result) == 4:
-            obs, rewards, dones, extras = result
-            return join((obs, extras)), rewards, dones, extras
-        if len(result) == 5 and (result[1] is None or result[1].ndim > 1):
-            obs, privileged, rewards, dones, extras = result
-            return join((obs, privileged, extras)), rewards, dones, extras
-        raise StrlTypeError(
-            f"{type(self).__name__}: step() of the {type(self.sim).__name__} returned "
-            f"{len(result)} things. Expected (obs, rewards, dones, extras) or (obs, "
-            "privileged_obs, rewards, dones, extras). make_vec() knows other interfaces."
-        )
+    def _needs_zero_step(self, result: Any) -> bool:  # noqa: ARG002  Genesis looks at the result
+        return self.zero_step
+
+    def _check_groups(self, groups: TensorDict) -> None:
+        expected = group_spaces(self.observation_space)
+        if groups.keys() != expected.keys():
+            raise StrlValueError(
+                f"{type(self).__name__}: step() brings the groups {sorted(groups)}. Expected "
+                f"{sorted(expected)}, which get_observations() brought. Pass zero_step=True, or "
+                "name the groups that both have: groups={our name: the environment's}."
+            )
 
     def _read_time_outs(self, extras: Mapping[str, Any], finished: th.Tensor) -> th.Tensor:
         self._n_steps += 1
@@ -152,6 +161,26 @@ class RslRlVecEnv(SimulatorVecEnv):
                 "nothing is bootstrapped. Put a bool tensor extras['time_outs'] there.",
             )
         return th.zeros_like(finished)
+
+
+def split(where: str, result: Any) -> tuple[Any, Any, Any, Mapping[str, Any]]:
+    """
+    Return observation, rewards, dones and extras of a step of any family.
+
+    :param where: who complains
+    :param result: what ``step`` returned
+    :raises StrlTypeError: if it is of no known family
+    """
+    if len(result) == 4:
+        obs, rewards, dones, extras = result
+        return join((obs, extras)), rewards, dones, extras
+    if len(result) == 5 and (result[1] is None or result[1].ndim > 1):
+        obs, privileged, rewards, dones, extras = result
+        return join((obs, privileged, extras)), rewards, dones, extras
+    raise StrlTypeError(
+        f"{where}: step() returned {len(result)} things. Expected (obs, rewards, dones, extras) or "
+        "(obs, privileged_obs, rewards, dones, extras). make_vec() knows other interfaces."
+    )
 
 
 def observe(env: Any) -> Any:

@@ -350,6 +350,14 @@ def _describe(value: th.Tensor) -> spaces.Space[Any]:
     return spaces.Box(-np.inf, np.inf, shape, np.float32)
 
 
+def narrow(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return a space whose floating-point numbers are float32, as our tensors are."""
+    if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f":
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return spaces.Box(low, high, dtype=np.float32)
+    return space
+
+
 def bound_actions(space: Any, where: str, bound: float | None) -> spaces.Space[Any]:
     """
     Return an action space with finite bounds.
