@@ -28,12 +28,14 @@ from sb3_strl.algorithms.settings import check_action_space
 from sb3_strl.algorithms.training_state import RandomState, ResumePoint, TrainingState
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.episode_stats import EpisodeStats
-from sb3_strl.common.errors import StrlValueError, suggest
+from sb3_strl.common.errors import StrlValueError
+from sb3_strl.common.memory_state import PolicyState
 from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
 from sb3_strl.envs import NumpyBridge, TensorVecEnv, as_tensor_env
 from sb3_strl.objectives.base import Objective
 from sb3_strl.policies.actor_critic import StrlPolicy
+from sb3_strl.policies.aliases import resolve_policy_name
 
 
 def is_monitored(env: VecEnv) -> bool:
@@ -72,13 +74,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
     # ------------------------------------------------------------------ construction
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
-        known = self.policy_aliases
-        if policy_name not in known:
-            raise StrlValueError(
-                f"{type(self).__name__}: unknown policy "
-                f"'{policy_name}'.{suggest(policy_name, known)} Known policies: {sorted(known)}."
-            )
-        return known[policy_name]
+        return resolve_policy_name(policy_name, type(self).__name__, self.policy_aliases)
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -212,10 +208,12 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._last_obs = self._to_device(env.to_tensors(self._last_obs))
             self._last_episode_starts = th.ones(self.n_envs, dtype=th.bool, device=self.device)
             self.episode_stats.reset()
+            self.collector.state = self.policy.initial_state(self.n_envs)
         if not reset_num_timesteps and point is not None:
             point.random.restore(self.generator)  # after SB3's reset, which may draw numbers
             if not fresh:
                 self._last_episode_starts = point.episode_starts
+                self.collector.state = PolicyState.from_any(point.policy_state, self.device)
                 self.episode_stats.load_state_dict(point.episode_stats)
         return result
 
@@ -310,6 +308,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
             num_timesteps=self.num_timesteps,
             obs={key: value.clone() for key, value in obs.items()},
             episode_starts=starts.clone(),
+            policy_state=tuple(self.collector.state.map(th.clone)),
             env_state=None
             if state is None
             else {key: value.clone() for key, value in state.items()},

@@ -20,16 +20,18 @@ from sb3_strl.algorithms.losses import (
     ppo_loss,
 )
 from sb3_strl.algorithms.optim import adapt_learning_rate, clip_and_step
-from sb3_strl.algorithms.rollout import RolloutCollector
-from sb3_strl.algorithms.settings import check_settings, make_lr_scheduler
+from sb3_strl.algorithms.rollout import RolloutCollector, mask_field
+from sb3_strl.algorithms.settings import check_policy, check_settings, make_lr_scheduler
 from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common.errors import NonFiniteError, StrlValueError
 from sb3_strl.objectives.base import Context, Objective
 from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
-from sb3_strl.policies.actor_critic import PolicyOutput, StrlPolicy
+from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.aliases import POLICY_ALIASES
 from sb3_strl.policies.distributions import GaussianHead
+from sb3_strl.policies.options import fold_legacy_kwargs
+from sb3_strl.policies.outputs import PolicyOutput
 
 _APPROX_KL = STAT_NAMES.index("approx_kl")
 
@@ -73,6 +75,8 @@ class PPO(TensorOnPolicyAlgorithm):
     :param timeout_bootstrap: value of a time-out: of the true last observation (``"terminal"``), of
         the observation before the step (``"last_value"``), none (``"none"``), or the best that the
         environment allows (``"auto"``)
+    :param sequence_length: steps through which gradients flow back in a policy with memory, default
+        the whole rollout; minibatches are made of such sequences of one environment each
     :param lr_scheduler_class: class in ``torch.optim.lr_scheduler`` or its name, stepped once per
         update
     :param lr_scheduler_kwargs: its arguments
@@ -116,6 +120,7 @@ class PPO(TensorOnPolicyAlgorithm):
         target_kl: float | None = None,
         clip_min_std: float | Sequence[float] = 1e-15,
         timeout_bootstrap: Literal["auto", "terminal", "last_value", "none"] = "auto",
+        sequence_length: int | None = None,
         lr_scheduler_class: str | type[th.optim.lr_scheduler.LRScheduler] | None = None,
         lr_scheduler_kwargs: Mapping[str, Any] | None = None,
         rnd_kwargs: Mapping[str, Any] | None = None,
@@ -164,6 +169,7 @@ class PPO(TensorOnPolicyAlgorithm):
         self.target_kl = target_kl
         self.clip_min_std = clip_min_std
         self.timeout_bootstrap = timeout_bootstrap
+        self.sequence_length = sequence_length
         self.lr_scheduler_class = lr_scheduler_class
         self.lr_scheduler_kwargs = lr_scheduler_kwargs
         self.rnd_kwargs = rnd_kwargs
@@ -212,11 +218,12 @@ class PPO(TensorOnPolicyAlgorithm):
         groups = self.policy.optimizer.param_groups  # an objective may have added one
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._setup_buffer()
+        check_policy(self)
         self.collector = RolloutCollector(self.policy, self.generator, self.timeout_bootstrap)
         self.statistics = UpdateStatistics(STAT_NAMES)
 
     def _setup_policy(self) -> None:
-        kwargs: dict[str, Any] = dict(self.policy_kwargs)
+        kwargs = fold_legacy_kwargs(self.policy_kwargs)
         if self.tensor_env is not None and self.tensor_env.obs_segments is not None:
             self.env_obs_segments = self.tensor_env.obs_segments
         if self.env_obs_segments is not None:
@@ -239,6 +246,8 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _setup_buffer(self) -> None:
         extra: dict[str, FieldSpec] = {}
+        for name in self.policy.draw_masks((1,), None):
+            extra[mask_field(name)] = FieldSpec((), th.bool)
         for objective in self.objectives:
             extra.update(objective.buffer_fields())
         buffer_class: Any = self.rollout_buffer_class or RolloutBuffer
@@ -255,6 +264,7 @@ class PPO(TensorOnPolicyAlgorithm):
                 "dist_shapes": self.policy.action_head.param_shapes,
                 "sample_dist": self.schedule == "adaptive",
                 "extra_fields": extra,
+                "sequence_length": self.sequence_length,
                 **self.rollout_buffer_kwargs,
             },
         )
@@ -270,6 +280,14 @@ class PPO(TensorOnPolicyAlgorithm):
         if self.batch_size is not None:
             return self.batch_size
         return -(-self.n_steps * self.n_envs // (self.n_minibatches or 4))
+
+    @property
+    def sequence_minibatches(self) -> int:
+        """Minibatches per epoch for a policy with memory, each of whole sequences."""
+        sequences = self.rollout_buffer.sequences
+        if self.batch_size is None:
+            return self.n_minibatches or min(4, sequences.n_sequences)
+        return -(-sequences.n_sequences // max(1, self.batch_size // sequences.length))
 
     # ------------------------------------------------------------------ updating
 
@@ -310,7 +328,12 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _train_epoch(self, buffer: RolloutBuffer) -> bool:
         """Pass over the rollout once; return whether ``target_kl`` let it complete."""
-        for batch in buffer.get(self.minibatch_size, self.generator):
+        batches = (
+            buffer.get_sequences(self.sequence_minibatches, self.generator)
+            if self.policy.is_recurrent
+            else buffer.get(self.minibatch_size, self.generator)
+        )
+        for batch in batches:
             if not self._minibatch(batch):
                 return False
             for objective in self.objectives:
@@ -319,7 +342,8 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _minibatch(self, batch: RolloutBatch) -> bool:
         """Take one gradient step; return whether ``target_kl`` allowed it."""
-        out = self.policy.evaluate(batch.observations)
+        masks = {name: batch.extras[mask_field(name)] for name in self.collector.masks}
+        out = self.policy.evaluate(batch.observations, batch.sequences, masks)
         loss, stats = self._ppo_loss(batch, out)
         for objective in self.objectives:
             extra = objective.loss(batch, out)

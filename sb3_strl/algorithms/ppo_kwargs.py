@@ -34,6 +34,7 @@ class PPOKwargs(TypedDict, total=False):
     target_kl: float | None
     clip_min_std: float | Sequence[float]
     timeout_bootstrap: Literal["auto", "terminal", "last_value", "none"]
+    sequence_length: int | None
     lr_scheduler_class: str | type[th.optim.lr_scheduler.LRScheduler] | None
     lr_scheduler_kwargs: Mapping[str, Any] | None
     rnd_kwargs: Mapping[str, Any] | None

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch as th
 from gymnasium import spaces
 
+from sb3_strl.algorithms.sequence_values import Tail, add_tail_values, value_sequences
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
+from sb3_strl.common.memory_state import PolicyState
 from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs import LazyArray, TensorVecEnv
 from sb3_strl.objectives.base import RewardTerm, RolloutStep
@@ -56,6 +58,9 @@ class RolloutCollector:
                 th.as_tensor(space.high.reshape(-1), device=self.device),
             )
         self._action_shape = tuple(space.shape or ())
+        self.state = PolicyState()
+        self.is_stateful = policy.is_recurrent or bool(policy.estimators)
+        self._tails: list[Tail] = []
 
     # ------------------------------------------------------------------ per step
 
@@ -66,8 +71,24 @@ class RolloutCollector:
         head = self.policy.action_head
         shape = (buffer.buffer_size, buffer.n_envs)
         self.noise = head.draw_noise(shape, self.generator, self.device).unbind(0)
+        self.masks = self.policy.draw_masks(shape, self.generator)
+        for name, mask in self.masks.items():
+            buffer[mask_field(name)].copy_(mask)
         self.logs: dict[str, list[th.Tensor]] = {}
         self._has_final = []
+
+    def _params(self, obs: TensorDict, episode_starts: th.Tensor) -> TensorDict:
+        """Return the parameters of the action distribution and advance the hidden states."""
+        policy, step = self.policy, self.buffer.pos
+        if not self.is_stateful:
+            return policy.action_params(obs)
+        # The critic's memory advances at the end, see `value`.
+        self.buffer.sequences.store(step, self.state._replace(critic=None))
+        before = self.state._replace(critic=None).reset(episode_starts)
+        masks = {name: mask[step] for name, mask in self.masks.items()}
+        out = policy.actor_pass(obs, before, None, masks)
+        self.state = out.state._replace(critic=self.state.critic)
+        return out.params
 
     @th.no_grad()
     def act(self, obs: TensorDict, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -77,8 +98,11 @@ class RolloutCollector:
         :return: actions as sampled, and as the environment takes them (inside its bounds)
         """
         head = self.policy.action_head
-        params = self.policy.action_params(obs)
-        actions = head.sample(params, self.noise[self.buffer.pos])
+        params = self._params(obs, episode_starts)
+        if self.policy.is_deterministic:
+            actions = head.mode(params)
+        else:
+            actions = head.sample(params, self.noise[self.buffer.pos])
         self.buffer.add(obs, actions, params, episode_starts)
         if self._bounds is None:
             return actions, actions
@@ -145,15 +169,28 @@ class RolloutCollector:
         :return: its value, ``(n_envs,)``
         """
         buffer, head = self.buffer, self.policy.action_head
-        values = self._in_chunks(self.policy.values, buffer.obs(), 2)
-        buffer["values"].copy_(values)
+        if self.policy.critic_memory is None:
+            values = self._in_chunks(self.policy.values, buffer.obs(), 2)
+            buffer["values"].copy_(values)
+            last_values = self.policy.values(last_obs)
+        else:
+            last_values = self._sequence_values(last_obs)
         dist = {
             name: self._constant(name) if name in head.constant_params else stored.flatten(0, 1)
             for name, stored in buffer.dist().items()
         }
         actions = buffer["actions"].flatten(0, 1)
-        buffer["log_probs"].copy_(head.log_prob(dist, actions).view_as(values))
-        return self.policy.values(last_obs)
+        log_probs = buffer["log_probs"]
+        log_probs.copy_(head.log_prob(dist, actions).view_as(log_probs))
+        return last_values
+
+    def _sequence_values(self, last_obs: TensorDict) -> th.Tensor:
+        """Run the critic's memory over the rollout; return the value of the last observation."""
+        assert self.state.critic is not None
+        after, self._tails = value_sequences(self.policy, self.buffer, self.state.critic)
+        self.state = self.state._replace(critic=after)
+        before = PolicyState(critic=after).reset(self.buffer.dones[-1])
+        return self.policy.critic_pass(last_obs, before.critic)[0]
 
     def _constant(self, name: str) -> th.Tensor:
         """Return a parameter that is the same for all samples, and store it."""
@@ -211,6 +248,9 @@ class RolloutCollector:
 
     def _add_terminal_values(self, cut: th.Tensor, gamma: float) -> None:
         """Add the values of the final observations of the marked steps, in one batch."""
+        if self.policy.critic_memory is not None:
+            add_tail_values(self.policy, self.buffer, self._tails, self.final_obs, cut, gamma)
+            return
         rows = cut.flatten().nonzero().squeeze(-1)  # the one place that asks how many
         if rows.numel():
             final = {g: v.flatten(0, 1).index_select(0, rows) for g, v in self.final_obs.items()}
@@ -239,6 +279,11 @@ class RolloutCollector:
             return {}
         means = th.stack([th.stack(values).mean() for values in self.logs.values()])
         return dict(zip(self.logs, means.tolist(), strict=True))
+
+
+def mask_field(estimator: str) -> str:
+    """Return the buffer field of an estimator's replacement mask."""
+    return f"{estimator}/mask"
 
 
 def normalize_advantages(advantages: th.Tensor) -> None:

@@ -51,6 +51,7 @@ def _check_sizes(name: str, algorithm: PPO) -> None:
         "n_epochs": algorithm.n_epochs,
         "n_minibatches": algorithm.n_minibatches,
         "batch_size": algorithm.batch_size,
+        "sequence_length": algorithm.sequence_length,
     }
     for key, value in sizes.items():
         if value is not None and value < 1:
@@ -113,6 +114,38 @@ def _check_normalisation(name: str, algorithm: PPO) -> None:
             f"{name}: observations would be normalised twice, by VecNormalize and by "
             "empirical_normalization=True. Pass norm_obs=False to VecNormalize, or switch the "
             "policy's off."
+        )
+
+
+def check_policy(algorithm: PPO) -> None:
+    """
+    Refuse settings that the policy cannot be trained with.
+
+    :raises StrlValueError: if minibatches cannot hold whole sequences, or nothing could be learned
+    """
+    name, policy = type(algorithm).__name__, algorithm.policy
+    if policy.is_deterministic:
+        raise StrlValueError(
+            f"{name}: {type(policy).__name__} acts with its mean, where the gradient of the "
+            "log-probability is zero, so PPO's surrogate cannot train it. Distil a teacher into "
+            "it, or use the policy without 'Deterministic'."
+        )
+    if not policy.is_recurrent:
+        return
+    sequences = algorithm.rollout_buffer.sequences
+    if algorithm.batch_size is not None and algorithm.batch_size < sequences.length:
+        raise StrlValueError(
+            f"{name}: batch_size is {algorithm.batch_size}, less than one sequence of "
+            f"{sequences.length} steps. Raise it, or set sequence_length to at most "
+            f"{algorithm.batch_size}."
+        )
+    wanted = algorithm.n_minibatches
+    if wanted is not None and wanted > sequences.n_sequences:
+        raise StrlValueError(
+            f"{name}: n_minibatches is {wanted}, but a policy with memory trains on whole "
+            f"sequences and there are {sequences.n_sequences}: {sequences.n_envs} environments "
+            f"times {sequences.n_chunks} pieces of {sequences.length} steps. Use fewer, more "
+            "environments or a smaller sequence_length."
         )
 
 

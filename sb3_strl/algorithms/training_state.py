@@ -71,6 +71,8 @@ class ResumePoint:
     :param num_timesteps: environment steps before it
     :param obs: groups that the policy acts on first
     :param episode_starts: ``(n_envs,)``
+    :param policy_state: hidden states, a plain tuple in the order of
+        :class:`~sb3_strl.common.memory_state.PolicyState`
     :param env_state: state of the environment, ``None`` if it offers none
     :param episode_stats: running returns and lengths
     :param random: the random generators
@@ -79,6 +81,7 @@ class ResumePoint:
     num_timesteps: int
     obs: TensorDict
     episode_starts: th.Tensor
+    policy_state: tuple[Any, ...]
     env_state: TensorDict | None
     episode_stats: TensorDict
     random: RandomState

@@ -12,9 +12,11 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, DictRolloutBuffer
 from stable_baselines3.common.preprocessing import get_action_dim
 
+from sb3_strl.buffers.sequence_sampler import SequenceSampler
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError, suggest
 from sb3_strl.common.returns import gae
 from sb3_strl.common.segments import group_spaces
+from sb3_strl.common.sequences import Sequences
 from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
 
@@ -48,7 +50,8 @@ class RolloutBatch(NamedTuple):
     :param advantages: ``(B,)``
     :param returns: ``(B,)``
     :param dist: parameters of the distribution that acted, ``(B, ...)``
-    :param extras: fields that objectives registered, ``(B, ...)``
+    :param extras: fields that objectives and policy registered, ``(B, ...)``
+    :param sequences: how the rows follow one another, for a policy with memory
     """
 
     observations: TensorDict
@@ -59,6 +62,7 @@ class RolloutBatch(NamedTuple):
     returns: th.Tensor
     dist: TensorDict
     extras: TensorDict
+    sequences: Sequences | None = None
 
 
 def _torch_dtype(space: spaces.Space[Any]) -> th.dtype:
@@ -90,6 +94,8 @@ class RolloutBuffer(DictRolloutBuffer):
     :param dist_shapes: parameters of the action distribution to store
     :param sample_dist: whether minibatches carry them
     :param extra_fields: fields of the objectives by name
+    :param sequence_length: steps after which sequences for a memory are cut, ``None`` for the whole
+        rollout
     :raises StrlKeyError: if a group does not exist
     """
 
@@ -106,6 +112,7 @@ class RolloutBuffer(DictRolloutBuffer):
         dist_shapes: Mapping[str, tuple[int, ...]] | None = None,
         sample_dist: bool = True,
         extra_fields: Mapping[str, FieldSpec] | None = None,
+        sequence_length: int | None = None,
     ) -> None:
         # DictRolloutBuffer's own constructor would allocate NumPy arrays.
         BaseBuffer.__init__(
@@ -136,6 +143,7 @@ class RolloutBuffer(DictRolloutBuffer):
         # One view per step and field, made once instead of at every step.
         self._rows = {name: view.unbind(0) for name, view in self._views.items()}
         self._split_names()
+        self.sequences = SequenceSampler(buffer_size, n_envs, sequence_length)
         self.reset()
 
     def _declare(
@@ -256,6 +264,7 @@ class RolloutBuffer(DictRolloutBuffer):
         """Start a new rollout; storage is reused."""
         self.pos = 0
         self.full = False
+        self.sequences.reset()
 
     def add(  # type: ignore[override]
         self,
@@ -352,27 +361,53 @@ class RolloutBuffer(DictRolloutBuffer):
         :param generator: source of the permutation
         :raises StrlValueError: if the rollout is not complete, or the size is not positive
         """
-        if not self.full:
-            raise StrlValueError(
-                f"RolloutBuffer: only {self.pos} of {self.buffer_size} steps are filled. Collect a "
-                "whole "
-                "rollout before training on it."
-            )
+        self._require_full()
         total = self.buffer_size * self.n_envs
         size = total if batch_size is None else batch_size
         if size <= 0:
             raise StrlValueError(f"RolloutBuffer: batch_size is {size}. It must be positive.")
         order = th.randperm(total, generator=generator, device=self.device)
-        flat = [(dtype, slab.view(total, -1)) for dtype, slab in self._slabs.items()]
-        flat_scalars = [(dtype, slab.view(-1, total)) for dtype, slab in self._scalars.items()]
         for rows in order.split(size):
-            yield self._batch(
-                {dtype: slab.index_select(0, rows) for dtype, slab in flat},
-                {dtype: slab.index_select(1, rows) for dtype, slab in flat_scalars},
+            yield self._gather(rows)
+
+    def get_sequences(
+        self, n_minibatches: int, generator: th.Generator | None = None
+    ) -> Iterator[RolloutBatch]:
+        """
+        Yield one epoch of minibatches of whole sequences, in packed order.
+
+        :param n_minibatches: how many
+        :param generator: source of the permutation
+        :raises StrlValueError: if the rollout is not complete or has fewer sequences
+        """
+        self._require_full()
+        starts = self._views["episode_starts"]
+        for rows, sequences in self.sequences.epoch(n_minibatches, starts, generator):
+            yield self._gather(rows, sequences)
+
+    def _require_full(self) -> None:
+        if not self.full:
+            raise StrlValueError(
+                f"RolloutBuffer: only {self.pos} of {self.buffer_size} steps are filled. Collect a "
+                "whole rollout before training on it."
             )
 
+    def _gather(self, rows: th.Tensor, sequences: Sequences | None = None) -> RolloutBatch:
+        total = self.buffer_size * self.n_envs
+        return self._batch(
+            {key: slab.view(total, -1).index_select(0, rows) for key, slab in self._slabs.items()},
+            {
+                key: slab.view(-1, total).index_select(1, rows)
+                for key, slab in self._scalars.items()
+            },
+            sequences,
+        )
+
     def _batch(
-        self, slabs: dict[th.dtype, th.Tensor], scalars: dict[th.dtype, th.Tensor]
+        self,
+        slabs: dict[th.dtype, th.Tensor],
+        scalars: dict[th.dtype, th.Tensor],
+        sequences: Sequences | None,
     ) -> RolloutBatch:
         def part(name: str) -> th.Tensor:
             if name in self._scalar_rows:
@@ -393,6 +428,7 @@ class RolloutBuffer(DictRolloutBuffer):
                 key: part(name) for key, name in self._dist_names.items() if name in self._columns
             },
             extras={name: part(name) for name in self._extra_names},
+            sequences=sequences,
         )
 
     def float_storage(self) -> list[th.Tensor]:

@@ -119,6 +119,7 @@ class FlatAdam(th.optim.Adam):
 
         ``.grad`` keeps the gradients as they were.
         """
+        self._opt_called = True  # what learning-rate schedulers look for
         flats = []
         for index, group in enumerate(self.param_groups):
             gradients = self._gradients(group)

@@ -11,7 +11,8 @@ import torch as th
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs.tensor_vec_env import TensorVecEnv
-from sb3_strl.policies.actor_critic import PolicyOutput, StrlPolicy
+from sb3_strl.policies.actor_critic import StrlPolicy
+from sb3_strl.policies.outputs import PolicyOutput
 
 
 @dataclass(frozen=True)

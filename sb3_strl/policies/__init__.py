@@ -1,6 +1,6 @@
 """What the networks are: stages, policies and their aliases."""
 
-from sb3_strl.policies.actor_critic import PolicyOutput, StrlPolicy
+from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.aliases import (
     POLICY_ALIASES,
     AmpLstmPolicy,
@@ -28,6 +28,7 @@ from sb3_strl.policies.aliases import (
 )
 from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
 from sb3_strl.policies.loading import load_policy, read_policy_file, save_policy
+from sb3_strl.policies.outputs import PolicyOutput
 from sb3_strl.policies.stages import EncoderSpec
 
 __all__ = [

@@ -3,52 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, cast
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
+from sb3_strl.common.errors import StrlTypeError
 from sb3_strl.common.flat_adam import FlatAdam
-from sb3_strl.common.segments import SINGLE_GROUP, ObsLayout, Segment
+from sb3_strl.common.memory_state import MemoryState, PolicyState
+from sb3_strl.common.segments import ObsLayout
+from sb3_strl.common.sequences import Sequences
 from sb3_strl.common.types import TensorDict
 from sb3_strl.policies.activations import get_activation_cls
+from sb3_strl.policies.build import (
+    build_discriminator,
+    build_readers,
+    initialise_orthogonally,
+    optimizer_defaults,
+)
+from sb3_strl.policies.contract import Obs, TensorActorCritic
 from sb3_strl.policies.describe import describe_policy
-from sb3_strl.policies.discriminator import AMPDiscriminator
+from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
 from sb3_strl.policies.distributions import GaussianHead, make_action_head
+from sb3_strl.policies.estimation import Estimator, EstimatorSpec
+from sb3_strl.policies.memory import Memory, MemorySpec
 from sb3_strl.policies.networks import MlpModel
 from sb3_strl.policies.obs_sets import resolve_sets, select_segments
-from sb3_strl.policies.options import check_parts, resolve_net_options
-from sb3_strl.policies.stages import ObsReader, make_encoders
-
-Obs = th.Tensor | TensorDict
-
-
-class PolicyOutput(NamedTuple):
-    """
-    What one forward pass over a minibatch yields; B samples.
-
-    :param params: parameters of the action distribution, ``(B, ...)`` or broadcastable to it
-    :param values: ``(B,)``
-    """
-
-    params: TensorDict
-    values: th.Tensor
+from sb3_strl.policies.options import resolve_net_options, resolve_parts
+from sb3_strl.policies.outputs import ActorOutput, PolicyOutput
+from sb3_strl.policies.visual import encoder_specs
 
 
-class StrlPolicy(ActorCriticPolicy):
+class StrlPolicy(TensorActorCritic):
     r"""
     Actor-critic policy assembled from stages.
 
-    ``segments -> normalise -> encoders per segment -> trunk -> distribution`` for the actor, the
-    same with its own groups, statistics and trunk for the critic, and an optional discriminator
-    beside them. A part exists if and only if its keyword is given, or the alias names it.
+    ``segments -> adaptor and estimator substitution -> normalise -> encoders per segment -> memory
+    -> trunk -> distribution`` for the actor; ``segments -> normalise -> encoders -> memory ->
+    trunk -> value`` for the critic; and an optional discriminator beside them. A part exists if and
+    only if its keyword is given, or the alias names it.
 
     :param observation_space: a Dict of groups, or any single space (the group ``"policy"``)
     :param action_space: Box, Discrete, MultiDiscrete or MultiBinary
@@ -73,6 +70,11 @@ class StrlPolicy(ActorCriticPolicy):
         of the policy; frozen during a rollout and the update on it
     :param normalizer_until: samples after which the statistics freeze, ``None`` for never
     :param encoder: keys of :class:`~sb3_strl.policies.stages.EncoderSpec`
+    :param visual: keys of :class:`~sb3_strl.policies.visual.VisualSpec`
+    :param rnn: keys of :class:`~sb3_strl.policies.memory.MemorySpec`
+    :param estimator: keys of :class:`~sb3_strl.policies.estimation.EstimatorSpec`
+    :param adaptor: the same for the privilege adaptor, which comes first
+    :param deterministic: act with the mean
     :param amp_discriminator: keys of :class:`~sb3_strl.policies.discriminator.DiscriminatorSpec`
     :param amp_input_dim: width M of the discriminator's input; ``None`` infers it from the ``amp``
         set
@@ -87,6 +89,8 @@ class StrlPolicy(ActorCriticPolicy):
 
     alias_parts: ClassVar[frozenset[str] | None] = None
     """Parts that the alias names; ``None`` leaves the choice to the keywords."""
+    alias_rnn: ClassVar[str | None] = None
+    """Kind of memory that the alias names."""
 
     def __init__(
         self,
@@ -109,6 +113,11 @@ class StrlPolicy(ActorCriticPolicy):
         empirical_normalization: bool = False,
         normalizer_until: float | None = None,
         encoder: Mapping[str, Any] | None = None,
+        visual: Mapping[str, Any] | None = None,
+        rnn: Mapping[str, Any] | None = None,
+        estimator: Mapping[str, Any] | None = None,
+        adaptor: Mapping[str, Any] | None = None,
+        deterministic: bool | None = None,
         amp_discriminator: Mapping[str, Any] | None = None,
         amp_input_dim: int | None = None,
         normalize_images: bool = True,
@@ -132,7 +141,7 @@ class StrlPolicy(ActorCriticPolicy):
             features_extractor_class=FlattenExtractor,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
-            optimizer_kwargs=_optimizer_defaults(optimizer_class, optimizer_kwargs),
+            optimizer_kwargs=optimizer_defaults(optimizer_class, optimizer_kwargs),
         )
         self._arguments = {**arguments, "lr_schedule": self._dummy_schedule}
         self.use_sde = False
@@ -146,14 +155,30 @@ class StrlPolicy(ActorCriticPolicy):
             log_std_init=log_std_init,
         )
         self.ortho_init = ortho_init
-        self.encoder_spec, self.discriminator_spec = check_parts(
-            type(self).__name__, self.alias_parts, encoder, amp_discriminator
+        self.parts = resolve_parts(
+            type(self).__name__,
+            self.alias_parts,
+            self.alias_rnn,
+            encoder=encoder,
+            visual=visual,
+            rnn=rnn,
+            estimator=estimator,
+            adaptor=adaptor,
+            deterministic=deterministic,
+            amp_discriminator=amp_discriminator,
         )
+        self.is_deterministic = self.parts.deterministic
         self._set_layout(obs_groups or {}, obs_segments, critic_obs_segments)
         self._build_stages(empirical_normalization, normalizer_until, noise_std_type, mu_activation)
-        self._build_discriminator(amp_input_dim)
+        self.discriminator: AMPDiscriminator | None = None
+        if self.parts.amp is not None:
+            spec = DiscriminatorSpec.from_dict(self.parts.amp)
+            self.discriminator = build_discriminator(
+                type(self).__name__, self.layout, self.obs_sets, spec, amp_input_dim
+            )
         if ortho_init:
-            self._orthogonal()
+            readers = (self.actor_reader, self.critic_reader)
+            initialise_orthogonally(readers, (self.actor, self.critic))
         make_optimizer: Any = optimizer_class
         self.optimizer = make_optimizer(
             self.ppo_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
@@ -176,32 +201,6 @@ class StrlPolicy(ActorCriticPolicy):
         if critic_obs_segments is not None:
             self.critic_segments = select_segments(self.layout, critic, critic_obs_segments)
 
-    def _critic_encoders(self, actor: nn.ModuleDict) -> nn.ModuleDict:
-        spec = self.encoder_spec
-        if spec is None or spec.critic_component_names is None:
-            return nn.ModuleDict()
-        activation = self.net_options.activation
-        if spec.critic_component_names != "shared":
-            names = spec.critic_component_names
-            return make_encoders(
-                self.critic_segments,
-                [names] if isinstance(names, str) else names,
-                spec,
-                activation,
-                True,
-            )
-        mine = {segment.name: segment for segment in self.actor_segments}
-        for name in actor:
-            theirs = self.layout.find(
-                name, self.obs_sets["critic"], "EncoderSpec: shared critic encoder"
-            )
-            if theirs.shape != mine[name].shape:
-                raise StrlValueError(
-                    f"EncoderSpec: segment '{name}' has shape {mine[name].shape} for the actor and "
-                    f"{theirs.shape} for the critic, so they cannot share an encoder."
-                )
-        return actor
-
     def _build_stages(
         self,
         normalize: bool,
@@ -209,72 +208,50 @@ class StrlPolicy(ActorCriticPolicy):
         noise_std_type: Literal["log", "scalar"],
         mu_activation: str | None,
     ) -> None:
-        net, spec = self.net_options, self.encoder_spec
-        encoders = nn.ModuleDict()
-        if spec is not None:
-            names = spec.component_names
-            if names is None:
-                every = [segment.name for segment in self.actor_segments]
-                names = tuple(every[1:] or every)
-            encoders = make_encoders(self.actor_segments, names, spec, net.activation)
-        encode_normal = spec.normalize_images if spec is not None else False
-
-        def reader(segments: Sequence[Segment], nets: nn.ModuleDict) -> ObsReader:
-            return ObsReader(
-                self.layout,
-                segments,
-                nets,
-                normalize=normalize,
-                normalizer_until=until,
-                normalize_encoded_images=encode_normal,
-                scale_images=self.normalize_images,
-            )
-
-        self.actor_reader = reader(self.actor_segments, encoders)
-        self.critic_reader = reader(self.critic_segments, self._critic_encoders(encoders))
+        net, parts = self.net_options, self.parts
+        self.encoder_specs = encoder_specs(parts, self.actor_segments, self.critic_segments)
+        self.actor_reader, self.critic_reader = build_readers(
+            self.layout,
+            self.obs_sets,
+            {"actor": self.actor_segments, "critic": self.critic_segments},
+            self.encoder_specs,
+            net.activation,
+            normalize=normalize,
+            normalizer_until=until,
+            scale_images=self.normalize_images,
+        )
+        memory = None if parts.rnn is None else MemorySpec.from_dict(parts.rnn)
+        self._build_estimators(memory, normalize)
+        self.actor_memory: Memory | None = None
+        self.critic_memory: Memory | None = None
+        actor_dim, critic_dim = self.actor_reader.output_dim, self.critic_reader.output_dim
+        if memory is not None:
+            self.actor_memory = Memory(actor_dim, memory)
+            actor_dim = memory.hidden_size
+            if memory.critic:
+                self.critic_memory = Memory(critic_dim, memory)
+                critic_dim = memory.hidden_size
         self.action_head = make_action_head(self.action_space, net.init_noise_std, noise_std_type)
         self.actor = MlpModel(
-            self.actor_reader.output_dim,
-            list(net.pi),
-            self.action_head.input_dim,
-            net.activation,
-            fuse=True,
+            actor_dim, list(net.pi), self.action_head.input_dim, net.activation, fuse=True
         )
         self.mu_activation = get_activation_cls(mu_activation)() if mu_activation else None
-        self.critic = MlpModel(
-            self.critic_reader.output_dim, list(net.vf), 1, net.activation, fuse=True
-        )
+        self.critic = MlpModel(critic_dim, list(net.vf), 1, net.activation, fuse=True)
 
-    def _build_discriminator(self, input_dim: int | None) -> None:
-        self.discriminator: AMPDiscriminator | None = None
-        if self.discriminator_spec is None:
-            return
-        inferred = None
-        if "amp" in self.obs_sets:
-            groups = [self.layout.spaces[group] for group in self.obs_sets["amp"]]
-            inferred = sum(int(spaces.utils.flatdim(group)) for group in groups)
-        if input_dim is not None and inferred is not None and input_dim != inferred:
-            raise StrlValueError(
-                f"{type(self).__name__}: amp_input_dim is {input_dim}, but the groups "
-                f"{self.obs_sets['amp']} have {inferred} numbers. Leave amp_input_dim out."
-            )
-        width = input_dim if input_dim is not None else inferred
-        if width is None:
-            raise StrlKeyError(
-                f"{type(self).__name__}: the discriminator reads the group 'ref_obs', but this "
-                f"environment has: {list(self.layout.spaces)}. Name the groups to judge: "
-                'policy_kwargs=dict(obs_groups={"amp": [...]}).'
-            )
-        self.discriminator = AMPDiscriminator(width, self.discriminator_spec)
-
-    def _orthogonal(self) -> None:
-        for reader in (self.actor_reader, self.critic_reader):
-            for encoder in reader.encoders.values():
-                encoder.apply(lambda module: self.init_weights(module, gain=np.sqrt(2)))
-        for trunk, last_gain in ((self.actor, 0.01), (self.critic, 1.0)):
-            linears = [module for module in trunk.modules() if isinstance(module, nn.Linear)]
-            for linear in linears:
-                self.init_weights(linear, gain=last_gain if linear is linears[-1] else np.sqrt(2))
+    def _build_estimators(self, memory: MemorySpec | None, normalize: bool) -> None:
+        self.estimators = nn.ModuleDict()
+        for name, given in (("adaptor", self.parts.adaptor), ("estimator", self.parts.estimator)):
+            if given is not None:
+                self.estimators[name] = Estimator(
+                    name,
+                    EstimatorSpec.from_dict(name, given),
+                    self.layout,
+                    self.actor_reader,
+                    self.obs_sets["critic"],
+                    memory,
+                    self.net_options.activation,
+                    normalize,
+                )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return dict(self._arguments)
@@ -296,33 +273,150 @@ class StrlPolicy(ActorCriticPolicy):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Observation groups that acting and valuing read, each once."""
-        return tuple(dict.fromkeys((*self.actor_reader.groups, *self.critic_reader.groups)))
+        """Observation groups that acting, valuing and estimating read, each once."""
+        names = [*self.actor_reader.groups, *self.critic_reader.groups]
+        for _, estimator in self.each_estimator():
+            names += [segment.group for segment in estimator.targets]
+        return tuple(dict.fromkeys(names))
 
-    def as_groups(self, obs: Obs) -> TensorDict:
-        """Return observations as a dict of groups."""
-        return obs if isinstance(obs, dict) else {SINGLE_GROUP: obs}
+    def each_estimator(self) -> list[tuple[str, Estimator]]:
+        """Return the adaptor and the estimator, those that exist, by name."""
+        return [(name, cast("Estimator", module)) for name, module in self.estimators.items()]
 
-    def action_params(self, obs: TensorDict) -> TensorDict:
-        r"""Return the parameters of :math:`\pi(\cdot \mid o)` for groups ``(B, ...)``."""
-        output: th.Tensor = self.actor(self.actor_reader(obs))
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether acting or valuing needs a hidden state."""
+        return bool(self._memories())
+
+    def _memories(self) -> dict[str, Memory]:
+        """Return the memories by their name in :class:`PolicyState`."""
+        found = {"actor": self.actor_memory, "critic": self.critic_memory}
+        found.update({name: estimator.memory for name, estimator in self.each_estimator()})
+        return {name: memory for name, memory in found.items() if memory is not None}
+
+    def initial_state(self, n_envs: int) -> PolicyState:
+        """Return zeros for every memory, ``(L, n_envs, H)``."""
+        memories = self._memories()
+        return PolicyState(**{name: m.initial_state(n_envs) for name, m in memories.items()})
+
+    def draw_masks(self, shape: Sequence[int], generator: th.Generator | None) -> TensorDict:
+        """Decide where estimates replace observations, ``shape`` bool by estimator."""
+        return {
+            name: estimator.draw_mask(shape, generator)
+            for name, estimator in self.each_estimator()
+            if estimator.replaces
+        }
+
+    def actor_pass(
+        self,
+        obs: TensorDict,
+        state: PolicyState | None = None,
+        batch_sizes: th.Tensor | None = None,
+        masks: TensorDict | None = None,
+        latents: TensorDict | None = None,
+    ) -> ActorOutput:
+        r"""
+        Run everything that leads to :math:`\pi(\cdot \mid o, h)`.
+
+        :param obs: groups ``(B, ...)``: one step, or packed sequences
+        :param state: hidden states before it, default zeros
+        :param batch_sizes: of packed sequences, see :class:`~sb3_strl.policies.memory.Memory`
+        :param masks: rows ``(B,)`` whose observations estimates replace; default as ``predict``
+        :param latents: by segment, ``(B, Z)`` to use instead of running its encoder
+        """
+        raw = self.actor_reader.raw(obs)
+        if state is None:
+            state = self.initial_state(_count(raw, batch_sizes))
+        new: dict[str, MemoryState | None] = {}
+        estimates: TensorDict = {}
+        for name, estimator in self.each_estimator():
+            if estimator.spec.use_actor_rnn:
+                continue
+            normal = self.actor_reader.normalize(raw)
+            before = state.adaptor if name == "adaptor" else state.estimator
+            estimates[name], new[name] = estimator(normal, before, batch_sizes)
+            mask = estimator.inference_mask(len(raw)) if masks is None else masks.get(name)
+            raw = estimator.splice(raw, estimates[name], mask)
+        features: th.Tensor = self.actor_reader(obs, raw, latents)
+        if self.actor_memory is not None:
+            assert state.actor is not None
+            features, new["actor"] = self.actor_memory(features, state.actor, batch_sizes)
+            for name, estimator in self.each_estimator():
+                if estimator.spec.use_actor_rnn:
+                    estimates[name] = estimator.net(features)
+        return ActorOutput(self._head(features), state._replace(**new), estimates)
+
+    def _head(self, features: th.Tensor) -> TensorDict:
+        output: th.Tensor = self.actor(features)
         if self.mu_activation is not None:
             output = self.mu_activation(output)
         return self.action_head.params(output)
 
+    def critic_pass(
+        self,
+        obs: TensorDict,
+        state: MemoryState | None = None,
+        batch_sizes: th.Tensor | None = None,
+    ) -> tuple[th.Tensor, MemoryState | None]:
+        """
+        Return values ``(B,)`` and the critic's hidden state.
+
+        :param obs: groups ``(B, ...)``: one step, or packed sequences
+        :param state: of the critic's memory, default zeros
+        :param batch_sizes: of packed sequences
+        """
+        features: th.Tensor = self.critic_reader(obs)
+        if self.critic_memory is not None:
+            if state is None:
+                state = self.critic_memory.initial_state(_count(features, batch_sizes))
+            features, state = self.critic_memory(features, state, batch_sizes)
+        value: th.Tensor = self.critic(features)
+        return value.squeeze(-1), state
+
+    def action_params(self, obs: TensorDict) -> TensorDict:
+        r"""Return the parameters of :math:`\pi(\cdot \mid o)` for groups ``(B, ...)``."""
+        if self.estimators or self.actor_memory is not None:
+            return self.actor_pass(obs).params
+        return self._head(self.actor_reader(obs))
+
     def values(self, obs: TensorDict) -> th.Tensor:
         """Return :math:`V(o)`, ``(B,)``."""
-        value: th.Tensor = self.critic(self.critic_reader(obs))
-        return value.squeeze(-1)
+        return self.critic_pass(obs)[0]
 
-    def evaluate(self, obs: TensorDict) -> PolicyOutput:
-        """Run actor and critic over a minibatch of groups ``(B, ...)``."""
-        return PolicyOutput(self.action_params(obs), self.values(obs))
+    def evaluate(
+        self, obs: TensorDict, sequences: Sequences | None = None, masks: TensorDict | None = None
+    ) -> PolicyOutput:
+        """
+        Run actor and critic over a minibatch of groups ``(B, ...)``.
+
+        :param sequences: how rows follow one another, for a policy with memory
+        :param masks: what replaced observations in the rollout
+        """
+        if sequences is None and not self.estimators:
+            return PolicyOutput(self.action_params(obs), self.values(obs), {})
+        sizes = None if sequences is None else sequences.batch_sizes
+        state = None if sequences is None else sequences.state
+        actor = self.actor_pass(obs, state, sizes, masks)
+        values, _ = self.critic_pass(obs, None if state is None else state.critic, sizes)
+        return PolicyOutput(actor.params, values, actor.estimates)
 
     def update_normalizers(self, obs: TensorDict) -> None:
-        """Add the raw observations of a rollout to the running statistics of actor and critic."""
+        """Add the raw observations of a rollout to all running statistics."""
         self.actor_reader.update_normalizer(obs)
         self.critic_reader.update_normalizer(obs)
+        for _, estimator in self.each_estimator():
+            estimator.update_normalizer(obs)
+
+    def estimate(self, obs: Obs, state: PolicyState | None = None) -> TensorDict:
+        """
+        Return what adaptor and estimator make of an observation.
+
+        :param obs: groups ``(B, ...)``
+        :param state: hidden states before it, default zeros
+        :return: by estimator, ``(B, E)`` in the units of the observation
+        """
+        estimates = self.actor_pass(self.as_groups(obs), state).estimates
+        return {name: e.raw(estimates[name]) for name, e in self.each_estimator()}
 
     def get_encoder_latent(self, obs: Obs, name: str, critic: bool = False) -> th.Tensor:
         """
@@ -337,88 +431,7 @@ class StrlPolicy(ActorCriticPolicy):
         """Return a table of the stages: name, widths in and out, number of parameters."""
         return describe_policy(self)
 
-    # ------------------------------------------------------------------ SB3's contract
 
-    def _shape_actions(self, actions: th.Tensor) -> th.Tensor:
-        return actions.reshape(-1, *(self.action_space.shape or ()))
-
-    def _flat_actions(self, actions: th.Tensor) -> th.Tensor:
-        return actions.flatten(1) if actions.ndim > 1 else actions
-
-    def forward(
-        self, obs: Obs, deterministic: bool = False
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """
-        Act and value.
-
-        :return: actions ``(B, *action_shape)``, values ``(B, 1)``, log-probabilities ``(B,)``
-        """
-        groups = self.as_groups(obs)
-        params = self.action_params(groups)
-        actions = self._choose(params, deterministic)
-        log_prob = self.action_head.log_prob(params, self._flat_actions(actions))
-        return self._shape_actions(actions), self.values(groups).unsqueeze(-1), log_prob
-
-    def _choose(self, params: TensorDict, deterministic: bool) -> th.Tensor:
-        head = self.action_head
-        if deterministic:
-            return head.mode(params)
-        first = next(iter(params.values()))
-        return head.sample(params, head.draw_noise(first.shape[:-1], None, first.device))
-
-    def _predict(self, observation: Obs, deterministic: bool = False) -> th.Tensor:
-        params = self.action_params(self.as_groups(observation))
-        return self._shape_actions(self._choose(params, deterministic))
-
-    def evaluate_actions(
-        self, obs: Obs, actions: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """
-        Evaluate given actions.
-
-        :return: values ``(B, 1)``, log-probabilities ``(B,)``, entropies ``(B,)``
-        """
-        out, head = self.evaluate(self.as_groups(obs)), self.action_head
-        log_prob = head.log_prob(out.params, self._flat_actions(actions))
-        return out.values.unsqueeze(-1), log_prob, head.entropy(out.params)
-
-    def get_distribution(self, obs: Obs) -> Distribution:
-        """Return SB3's distribution object for the observations."""
-        return self.action_head.distribution(self.action_params(self.as_groups(obs)))
-
-    def predict_values(self, obs: Obs) -> th.Tensor:
-        """Return values ``(B, 1)``."""
-        return self.values(self.as_groups(obs)).unsqueeze(-1)
-
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, tuple[np.ndarray, ...] | None]:
-        """
-        Return actions inside the bounds of the action space.
-
-        NumPy in, NumPy out as in SB3; tensors in (a batch of observations, or a dict of them),
-        tensors out, without leaving the device.
-        """
-        sample = next(iter(observation.values())) if isinstance(observation, dict) else observation
-        if not isinstance(sample, th.Tensor):
-            return super().predict(observation, state, episode_start, deterministic)
-        self.set_training_mode(False)
-        with th.no_grad():
-            actions = self._predict(observation, deterministic)
-        if isinstance(self.action_space, spaces.Box):
-            low = th.as_tensor(self.action_space.low, device=actions.device)
-            high = th.as_tensor(self.action_space.high, device=actions.device)
-            actions = actions.clamp(low, high)
-        return actions, state
-
-
-def _optimizer_defaults(
-    optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None
-) -> dict[str, Any]:
-    if optimizer_class in (FlatAdam, th.optim.Adam, th.optim.AdamW):
-        return {"eps": 1e-8, "fused": True, **(given or {})}
-    return dict(given or {})
+def _count(rows: th.Tensor, batch_sizes: th.Tensor | None) -> int:
+    """Return how many hidden states a pass needs."""
+    return len(rows) if batch_sizes is None else int(batch_sizes[0])

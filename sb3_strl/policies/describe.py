@@ -16,9 +16,21 @@ if TYPE_CHECKING:
 def describe_policy(policy: StrlPolicy) -> str:
     """Return a table of the stages: name, widths in and out, number of parameters."""
     rows: list[tuple[str, str, object, int]] = []
-    for who, reader, trunk, width in (
-        ("actor", policy.actor_reader, policy.actor, policy.action_head.input_dim),
-        ("critic", policy.critic_reader, policy.critic, 1),
+    for name, estimator in policy.each_estimator():
+        reads = "+".join(estimator.spec.obs_components)
+        if estimator.spec.use_actor_rnn:
+            reads = "actor memory"
+        predicts = "+".join(estimator.spec.target_components)
+        rows.append((name, reads, f"{predicts} {estimator.output_size}", _count(estimator)))
+    for who, reader, memory, trunk, width in (
+        (
+            "actor",
+            policy.actor_reader,
+            policy.actor_memory,
+            policy.actor,
+            policy.action_head.input_dim,
+        ),
+        ("critic", policy.critic_reader, policy.critic_memory, policy.critic, 1),
     ):
         if reader.normalizer is not None:
             groups = "+".join(reader.vector_groups)
@@ -29,7 +41,12 @@ def describe_policy(policy: StrlPolicy) -> str:
             segment = next(segment for segment in reader.segments if segment.name == name)
             what = f"{name} {segment.shape}"
             rows.append((f"{who} encoder", what, output_width(encoder), _count(encoder)))
-        rows.append((f"{who} trunk", str(reader.output_dim), width, _count(trunk)))
+        inside = reader.output_dim
+        if memory is not None:
+            kind = f"{who} {memory.spec.type}"
+            rows.append((kind, str(inside), memory.output_size, _count(memory)))
+            inside = memory.output_size
+        rows.append((f"{who} trunk", str(inside), width, _count(trunk)))
     head = policy.action_head
     rows.append((type(head).__name__, str(head.input_dim), "actions", _count(head)))
     if policy.discriminator is not None:

@@ -7,7 +7,7 @@ statistics but no memory of past calls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -49,6 +49,7 @@ class EncoderSpec:
     :param critic_kwargs: as ``kwargs``; defaults to it
     :param normalize_images: normalise ``(C, H, W)`` segments of a vector group with the running
         statistics like all other columns instead of feeding them raw
+    :param last_linear: leave the latent without activation
     """
 
     component_names: tuple[str, ...] | None = None
@@ -59,6 +60,7 @@ class EncoderSpec:
     critic_class_name: str | tuple[str, ...] | None = None
     critic_kwargs: Mapping[str, Any] | tuple[Mapping[str, Any], ...] | None = None
     normalize_images: bool = False
+    last_linear: bool = False
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> EncoderSpec:
@@ -99,11 +101,12 @@ def make_encoder(
     kwargs: Mapping[str, Any],
     size: int,
     activation: str | type[nn.Module],
+    last_linear: bool = False,
 ) -> nn.Module:
     """
     Build the network that turns one segment into a latent of width ``size``.
 
-    The latent is the *activated* output of the last layer.
+    The latent is the *activated* output of the last layer, unless ``last_linear``.
 
     :raises StrlTypeError: if the class is unknown
     :raises StrlValueError: if a CNN is asked for a segment that is not ``(C, H, W)``
@@ -113,8 +116,10 @@ def make_encoder(
     options = dict(kwargs)
     options.setdefault("nonlinearity", activation)
     if name == "MlpModel":
-        hidden = [*options.pop("hidden_sizes", _DEFAULT_HIDDEN), size]
-        return MlpModel(segment.size, hidden, None, **options)
+        hidden = [*options.pop("hidden_sizes", _DEFAULT_HIDDEN)]
+        if last_linear:
+            return MlpModel(segment.size, hidden, size, **options)
+        return MlpModel(segment.size, [*hidden, size], None, **options)
     if name == "Conv2dHeadModel":
         if not is_image:
             raise StrlValueError(
@@ -122,6 +127,8 @@ def make_encoder(
                 f"'{segment.name}' has shape {segment.shape}. Declare its shape in obs_segments."
             )
         options = {**_DEFAULT_CONV, **options}
+        if last_linear:
+            return Conv2dHeadModel(segment.shape, output_size=size, **options)
         options["hidden_sizes"] = [*options["hidden_sizes"], size]
         return Conv2dHeadModel(segment.shape, **options)
     raise StrlTypeError(
@@ -150,6 +157,10 @@ def make_encoders(
     by_name = {segment.name: segment for segment in segments}
     encoders = nn.ModuleDict()
     for index, name in enumerate(names):
+        if name in encoders:
+            raise StrlValueError(
+                f"EncoderSpec: segment '{name}' is named twice. Name every segment once."
+            )
         if name not in by_name:
             raise StrlKeyError(
                 f"EncoderSpec: unknown segment '{name}'.{suggest(name, by_name)} The "
@@ -166,6 +177,7 @@ def make_encoders(
             _one_of(kwargs, index, len(names), "kwargs"),
             _one_of(spec.output_size, index, len(names), "output_size"),
             activation,
+            spec.last_linear,
         )
     return encoders
 
@@ -198,7 +210,7 @@ class ObsReader(nn.Module):
     :param encoders: networks by segment name
     :param normalize: keep running statistics of the vector part
     :param normalizer_until: samples after which the statistics freeze
-    :param normalize_encoded_images: feed encoded ``(C, H, W)`` segments of vector groups normalised
+    :param normalized: encoded ``(C, H, W)`` segments of vector groups to feed normalised
     :param scale_images: divide uint8 images by 255
     """
 
@@ -212,7 +224,7 @@ class ObsReader(nn.Module):
         *,
         normalize: bool,
         normalizer_until: float | None,
-        normalize_encoded_images: bool,
+        normalized: Collection[str],
         scale_images: bool,
     ) -> None:
         super().__init__()
@@ -224,7 +236,7 @@ class ObsReader(nn.Module):
             dict.fromkeys(s.group for s in segments if not is_image_group(layout.spaces[s.group]))
         )
         self.groups = tuple(dict.fromkeys(s.group for s in segments))
-        self.columns, self.pieces = self._plan(normalize_encoded_images)
+        self.columns, self.pieces = self._plan(normalized)
         self.vector_dim = len(self.columns)
         whole = sum(layout.segments[group][-1].stop for group in self.vector_groups)
         index = None if self.columns == list(range(whole)) else th.tensor(self.columns)
@@ -237,7 +249,7 @@ class ObsReader(nn.Module):
         self.is_plain = len(self.pieces) == 1 and self.pieces[0] == _Piece(0, self.vector_dim)
         self.output_dim = sum(self._piece_width(piece) for piece in self.pieces)
 
-    def _plan(self, normalize_images: bool) -> tuple[list[int], list[_Piece]]:
+    def _plan(self, normalized: Collection[str]) -> tuple[list[int], list[_Piece]]:
         """Return the columns of the vector part and the pieces of the output."""
         offsets: dict[str, int] = {}
         for group in self.vector_groups:
@@ -263,7 +275,8 @@ class ObsReader(nn.Module):
             ):
                 pieces[-1] = _Piece(previous.start, len(columns))
             else:
-                raw = encoder is not None and len(segment.shape) == 3 and not normalize_images
+                is_image = encoder is not None and len(segment.shape) == 3
+                raw = is_image and segment.name not in normalized
                 shape = segment.shape if encoder is not None else ()
                 pieces.append(_Piece(start, len(columns), encoder, shape, raw=raw))
         return columns, pieces
@@ -303,14 +316,47 @@ class ObsReader(nn.Module):
         latent: th.Tensor = encoder(part)
         return latent
 
-    def forward(self, obs: TensorDict) -> th.Tensor:
-        """Return the features ``(..., output_dim)``."""
-        raw = self.vector(obs) if self.vector_groups else obs[self.groups[0]]
+    def raw(self, obs: TensorDict) -> th.Tensor:
+        """Return the raw vector part, or something of the batch's shape if there is none."""
+        return self.vector(obs) if self.vector_groups else obs[self.groups[0]]
+
+    def normalize(self, raw: th.Tensor) -> th.Tensor:
+        """Return the vector part in units of its running statistics."""
         normal: th.Tensor = raw if self.normalizer is None else self.normalizer(raw)
+        return normal
+
+    def forward(
+        self,
+        obs: TensorDict,
+        raw: th.Tensor | None = None,
+        latents: TensorDict | None = None,
+    ) -> th.Tensor:
+        """
+        Return the features ``(..., output_dim)``.
+
+        :param raw: vector part to read instead of the observation's
+        :param latents: by segment, what to use instead of its encoder's output
+        """
+        raw = self.raw(obs) if raw is None else raw
+        normal = self.normalize(raw)
         if self.is_plain:
             return normal
-        pieces = [self._read(piece, obs, raw, normal) for piece in self.pieces]
+        ready = latents or {}
+        pieces = [
+            ready[piece.encoder] if piece.encoder in ready else self._read(piece, obs, raw, normal)
+            for piece in self.pieces
+        ]
         return pieces[0] if len(pieces) == 1 else th.cat(pieces, -1)
+
+    def spans(self) -> dict[str, list[int]]:
+        """Return the columns of every segment in the vector part, in the order of the layout."""
+        spans: dict[str, list[int]] = {}
+        start = 0
+        for segment in self.segments:
+            if segment.group in self.vector_groups:
+                spans[segment.name] = list(range(start, start + segment.size))
+                start += segment.size
+        return spans
 
     def latent(self, obs: TensorDict, name: str) -> th.Tensor:
         """
@@ -320,9 +366,8 @@ class ObsReader(nn.Module):
         """
         for piece in self.pieces:
             if piece.encoder == name:
-                raw = self.vector(obs) if self.vector_groups else obs[self.groups[0]]
-                normal: th.Tensor = raw if self.normalizer is None else self.normalizer(raw)
-                return self._read(piece, obs, raw, normal)
+                raw = self.raw(obs)
+                return self._read(piece, obs, raw, self.normalize(raw))
         raise StrlKeyError(
             f"get_encoder_latent: no encoder reads '{name}'.{suggest(name, list(self.encoders))} "
             f"Encoded segments: {list(self.encoders)}."

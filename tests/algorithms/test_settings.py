@@ -41,6 +41,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "target_kl": None,
         "clip_min_std": 1e-15,
         "timeout_bootstrap": "auto",
+        "sequence_length": None,
         "lr_scheduler_class": None,
         "lr_scheduler_kwargs": None,
         "rollout_buffer_class": None,

@@ -1,0 +1,74 @@
+"""Hidden states of recurrent policies: explicit values that go in and come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+
+MemoryState = th.Tensor | tuple[th.Tensor, th.Tensor]
+"""State of one memory: ``(L, N, H)`` for a GRU, a pair (hidden, cell) of those for an LSTM."""
+
+
+class PolicyState(NamedTuple):
+    """
+    The hidden states of a policy's memories, ``None`` for a part without memory.
+
+    :param actor: of the actor's memory
+    :param critic: of the critic's
+    :param estimator: of the state estimator's
+    :param adaptor: of the privilege adaptor's
+    """
+
+    actor: MemoryState | None = None
+    critic: MemoryState | None = None
+    estimator: MemoryState | None = None
+    adaptor: MemoryState | None = None
+
+    def map(self, function: Callable[[th.Tensor], th.Tensor]) -> PolicyState:
+        """Apply a function to every tensor."""
+        return PolicyState(*(None if part is None else map_state(function, part) for part in self))
+
+    def reset(self, episode_starts: th.Tensor) -> PolicyState:
+        """Return the state with zeros in the rows that start an episode, ``(N,)`` bool or int."""
+        keep = (episode_starts == 0).to(th.float32).view(1, -1, 1)
+        return self.map(lambda leaf: leaf * keep)
+
+    def to_numpy(self) -> PolicyState:
+        """Return the same with arrays, as SB3's ``predict`` hands states around."""
+        convert: Any = lambda leaf: leaf.detach().cpu().numpy()  # noqa: E731
+        return self.map(convert)
+
+    @classmethod
+    def from_any(cls, state: Any, device: th.device) -> PolicyState:
+        """Return a state of tensors from what ``predict`` returned, arrays or tensors."""
+
+        def part(value: Any) -> MemoryState | None:
+            if value is None:
+                return None
+            if isinstance(value, (tuple, list)):
+                hidden, cell = value
+                return _to_tensor(hidden, device), _to_tensor(cell, device)
+            return _to_tensor(value, device)
+
+        return cls(*(part(value) for value in state))
+
+
+def map_state(function: Callable[[th.Tensor], th.Tensor], state: MemoryState) -> MemoryState:
+    """Apply a function to the tensors of one memory's state."""
+    if isinstance(state, th.Tensor):
+        return function(state)
+    return function(state[0]), function(state[1])
+
+
+def leaves(state: MemoryState) -> tuple[th.Tensor, ...]:
+    """Return the tensors of one memory's state."""
+    return (state,) if isinstance(state, th.Tensor) else state
+
+
+def _to_tensor(value: Any, device: th.device) -> th.Tensor:
+    if isinstance(value, np.ndarray):
+        return th.from_numpy(value).to(device)
+    return th.as_tensor(value, device=device)
