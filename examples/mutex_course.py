@@ -28,9 +28,7 @@ from examples.mutex_evaluation import Run, run_all
 from examples.mutex_pictures import write_film_strip, write_speeds
 from examples.mutex_skills import SKILLS, train
 from sb3_strl.common.tables import format_table
-from sb3_strl.policies.loading import load_policy
-from sb3_strl.policies.mutex_field import FieldMutexPolicy
-from sb3_strl.policies.mutex_sources import SubPolicy
+from sb3_strl.policies import FieldMutexPolicy, SubPolicy, load_policy
 
 COLUMNS = {
     "tracking_error": ("tracking error (m/s)", "{:.2f}"),

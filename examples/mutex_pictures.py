@@ -20,6 +20,7 @@ COLOURS = {
     "mutex": (38, 118, 168),
 }
 _HEIGHT, _PITCH = FEATURE_NAMES.index("root_pos/z"), FEATURE_NAMES.index("root_pitch/pitch")
+_HALF = 7  # steps on either side that the drawn speed is averaged over
 _JOINTS = [i for i, name in enumerate(FEATURE_NAMES) if name.startswith("joint_pos/")]
 
 
@@ -67,8 +68,9 @@ def _draw_speed(axis: object, name: str, run: Run) -> None:
     from matplotlib.axes import Axes
 
     assert isinstance(axis, Axes)
-    window = np.ones(15) / 15  # a stride's ups and downs would hide the rest
-    smooth = np.apply_along_axis(lambda v: np.convolve(v, window, mode="same"), 0, run.speeds)
+    # A stride's ups and downs would hide the rest.
+    padded = np.pad(run.speeds, ((_HALF, _HALF), (0, 0)), mode="edge")
+    smooth = np.lib.stride_tricks.sliding_window_view(padded, 2 * _HALF + 1, axis=0).mean(axis=-1)
     low, middle, high = np.percentile(smooth, (25, 50, 75), axis=1)
     times = np.arange(len(middle)) * run.dt
     axis.fill_between(times, low, high, color=_colour(name), alpha=0.18, linewidth=0)

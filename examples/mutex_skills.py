@@ -14,7 +14,7 @@ from sb3_strl.data import Motion, MotionLibrary
 from sb3_strl.envs.walker import WalkerVecEnv
 from sb3_strl.envs.walker_options import MOTIONS
 from sb3_strl.envs.walker_task import WalkerRewards
-from sb3_strl.policies.loading import save_policy
+from sb3_strl.policies import save_policy
 
 RUN_TEMPO = 0.65
 """The run is replayed at this tempo, at 2.3 m/s; the original is a sprint at 3.6 m/s."""
@@ -39,7 +39,7 @@ POLICY: dict[str, Any] = {
 APPO_OPTIONS: dict[str, Any] = {"discriminator_learning_rate": 1e-4, "amp_replay_size": 50_000}
 DISCRIMINATOR: dict[str, Any] = {
     "hidden_dims": [256, 128],
-    "task_reward_lerp": 0.3,
+    "task_reward_lerp": 0.4,
     "style_reward_coef": 2.0,
     "discriminator_grad_pen": 30.0,
 }
@@ -54,7 +54,7 @@ class Skill:
     :param style: whether a motion prior demands the style of the clips (APPO) or not (PPO)
     :param commands: range of the commanded speed, m/s
     :param action_scale: for hip, knee and ankle, rad
-    :param tempos: clips in whose states episodes begin, with their weights
+    :param clips: clips in whose states episodes begin, with their weights
     :param rsi_prob: share of the episodes that do; the others begin standing
     :param sigma: squared velocity error at which tracking pays 1/e, (m/s)^2
     :param steps: environment steps
@@ -64,7 +64,7 @@ class Skill:
     style: bool
     commands: tuple[float, float]
     action_scale: tuple[float, float, float]
-    tempos: tuple[tuple[str, float], ...]
+    clips: tuple[tuple[str, float], ...]
     rsi_prob: float
     sigma: float
     steps: int
@@ -74,20 +74,39 @@ class Skill:
         return self if steps is None else replace(self, steps=steps)
 
 
-# Who follows on somebody must be able to begin where that one is: walkers brake from the run.
+# Whoever takes over from somebody must be able to begin where that one is: the walk brakes from the
+# run, and the stand from the walk.
 SKILLS = (
-    Skill("stand", False, (0.0, 0.0), (0.7, 0.9, 0.5), (("walk", 1.0),), 0.8, 0.25, 1_200_000),
+    Skill(
+        "stand",
+        style=False,
+        commands=(0.0, 0.0),
+        action_scale=(0.7, 0.9, 0.5),
+        clips=(("walk", 1.0),),
+        rsi_prob=0.8,
+        sigma=0.25,
+        steps=1_400_000,
+    ),
     Skill(
         "walk",
-        True,
-        (0.8, 1.2),
-        (0.7, 0.9, 0.5),
-        (("walk", 0.6), ("run", 0.4)),
-        0.8,
-        0.25,
-        1_000_000,
+        style=True,
+        commands=(0.8, 1.2),
+        action_scale=(0.7, 0.9, 0.5),
+        clips=(("walk", 0.6), ("run", 0.4)),
+        rsi_prob=0.8,
+        sigma=0.25,
+        steps=1_000_000,
     ),
-    Skill("fast", True, (1.8, 2.8), (1.0, 1.2, 0.7), (("run", 1.0),), 0.5, 0.5, 1_000_000),
+    Skill(
+        "fast",
+        style=True,
+        commands=(1.9, 2.7),
+        action_scale=(1.0, 1.2, 0.7),
+        clips=(("run", 0.75), ("walk", 0.25)),
+        rsi_prob=0.6,
+        sigma=0.4,
+        steps=1_000_000,
+    ),
 )
 
 
@@ -105,11 +124,11 @@ def make_env(skill: Skill, n_envs: int, seed: int) -> WalkerVecEnv:
     :param n_envs: number of robots
     :param seed: of every random number
     """
-    clips = [load_clip(name) for name, _ in skill.tempos]
+    clips = [load_clip(name) for name, _ in skill.clips]
     return WalkerVecEnv(
         n_envs,
         seed=seed,
-        motion=MotionLibrary(clips, weights=[weight for _, weight in skill.tempos]),
+        motion=MotionLibrary(clips, weights=[weight for _, weight in skill.clips]),
         command_range=skill.commands,
         action_scale=skill.action_scale,
         rewards=WalkerRewards(velocity_sigma=skill.sigma),

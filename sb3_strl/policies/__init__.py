@@ -28,6 +28,10 @@ from sb3_strl.policies.aliases import (
 )
 from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
 from sb3_strl.policies.loading import load_policy, read_policy_file, save_policy
+from sb3_strl.policies.mutex import MutexPolicy
+from sb3_strl.policies.mutex_field import ClimbMutexPolicy, FieldMutexPolicy
+from sb3_strl.policies.mutex_sources import SubPolicy
+from sb3_strl.policies.mutex_state import MutexState
 from sb3_strl.policies.outputs import PolicyOutput
 from sb3_strl.policies.stages import EncoderSpec
 
@@ -36,6 +40,7 @@ __all__ = [
     "AMPDiscriminator",
     "AmpLstmPolicy",
     "AmpPolicy",
+    "ClimbMutexPolicy",
     "DiscriminatorSpec",
     "EncoderAmpLstmPolicy",
     "EncoderAmpPolicy",
@@ -48,13 +53,17 @@ __all__ = [
     "EstimatorAmpLstmPolicy",
     "EstimatorLstmPolicy",
     "EstimatorPolicy",
+    "FieldMutexPolicy",
     "MlpGruPolicy",
     "MlpLstmPolicy",
     "MlpPolicy",
+    "MutexPolicy",
+    "MutexState",
     "PolicyOutput",
     "PrivilegeEstimatorLstmPolicy",
     "PrivilegeEstimatorPolicy",
     "StrlPolicy",
+    "SubPolicy",
     "VisualDeterministicLstmPolicy",
     "VisualDeterministicPolicy",
     "VisualLstmPolicy",

@@ -17,7 +17,7 @@ from examples import mutex_course
 from examples.mutex_env import COURSE, CourseVecEnv, Stretch
 from examples.mutex_evaluation import Run, run_course
 from examples.mutex_skills import SKILLS
-from sb3_strl.policies.mutex_field import FieldMutexPolicy
+from sb3_strl.policies import FieldMutexPolicy
 
 SHORT = (Stretch(0.1, 0.0, 0), Stretch(0.1, 1.0, 1), Stretch(0.06, 2.3, 2))
 COMMAND = 21

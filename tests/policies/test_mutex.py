@@ -12,14 +12,20 @@ from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-import sb3_strl.policies as policies_room
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
-from sb3_strl.policies import MlpPolicy
-from sb3_strl.policies.loading import load_policy, save_policy
-from sb3_strl.policies.mutex import MutexPolicy
-from sb3_strl.policies.mutex_field import ClimbMutexPolicy, FieldMutexPolicy
-from sb3_strl.policies.mutex_sources import SubPolicy, newest_model
-from sb3_strl.policies.mutex_state import MutexState
+from sb3_strl.policies import (
+    ClimbMutexPolicy,
+    FieldMutexPolicy,
+    MlpGruPolicy,
+    MlpLstmPolicy,
+    MlpPolicy,
+    MutexPolicy,
+    MutexState,
+    SubPolicy,
+    load_policy,
+    save_policy,
+)
+from sb3_strl.policies.mutex_sources import newest_model
 from tests.envs.toy import PointMass
 from tests.host_sync import no_host_sync
 from tests.policies.mutex_tools import (
@@ -83,7 +89,7 @@ def test_an_id_without_sub_policy_is_refused() -> None:
         policy.predict(observations([4]))
     both = observations([1])
     both["policy"][0, 18] = 1.0
-    with pytest.raises(StrlValueError, match="or several. Expected exactly one of 2"):
+    with pytest.raises(StrlValueError, match=r"or several. Expected exactly one of 2"):
         policy.predict(both)
 
 
@@ -606,16 +612,9 @@ def test_policies_of_stable_baselines3_are_sub_policies() -> None:
     np.testing.assert_allclose(policy.predict(obs)[0], expected, rtol=1e-6)
 
 
-@pytest.mark.skipif(
-    not isinstance(getattr(policies_room, "MlpLstmPolicy", None), type)
-    or not hasattr(policies_room.MlpLstmPolicy, "initial_state"),
-    reason="no recurrent policies yet",
-)
 def test_recurrent_and_feed_forward_policies_mix() -> None:
     th.manual_seed(0)
-    lstm = policies_room.MlpLstmPolicy(
-        SPACE, ACTIONS, lambda _: 0.0, net_arch=[8], obs_segments=SEGMENTS
-    )
+    lstm = MlpLstmPolicy(SPACE, ACTIONS, lambda _: 0.0, net_arch=[8], obs_segments=SEGMENTS)
     policy = field([lstm, mlp(1)], reset_non_selected="none")
     state: Any = None
     alone: Any = lstm.initial_state(2)
@@ -628,3 +627,25 @@ def test_recurrent_and_feed_forward_policies_mix() -> None:
         np.testing.assert_allclose(action[0], expected[0].clamp(-1, 1).detach(), rtol=1e-5)
         if step % 2 == 0:
             np.testing.assert_allclose(action[1], expected[1].clamp(-1, 1).detach(), rtol=1e-5)
+
+
+def test_memory_of_recurrent_policies_survives_arrays_and_files(tmp_path: Path) -> None:
+    th.manual_seed(0)
+    kinds: list[type[Any]] = [MlpLstmPolicy, MlpGruPolicy, MlpPolicy]
+    options: dict[str, Any] = {"net_arch": [8], "obs_segments": SEGMENTS}
+    subs = [kind(SPACE, ACTIONS, lambda _: 0.0, **options) for kind in kinds]
+    policy = field(subs, action_smoothing_buffer_len=2)
+    policy.save(tmp_path / "mutex.zip")
+    loaded = FieldMutexPolicy.load(tmp_path / "mutex.zip", "cpu")
+    state: Any = None
+    array_state: Any = None
+    for step in range(5):
+        obs = observations([step % 3, 0, 2], command=0.5 * step)
+        obs["policy"][:, :9] = th.randn(3, 9)
+        starts = np.array([False, step == 2, False])
+        expected, state = policy.predict(obs, state, th.from_numpy(starts))
+        array = {"policy": obs["policy"].numpy()}
+        action, array_state = loaded.predict(array, array_state, starts)
+        np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
+    assert isinstance(array_state.sub_states[0].actor[1], np.ndarray)
+    assert np.abs(array_state.sub_states[1].actor).max() > 0.0
