@@ -17,7 +17,6 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_strl import APPO, PPO
 from sb3_strl.algorithms.ppo_kwargs import PPOKwargs
-from sb3_strl.policies import POLICY_ALIASES
 from tests.envs.toy import PointMass
 
 pytestmark = pytest.mark.integration
@@ -176,43 +175,6 @@ def test_an_expert_source_has_to_be_given_again(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no environment to train on"):
         late.learn(16)
     APPO.load(tmp_path / "model", env=PointMass(2), expert_kind="env").learn(16)
-
-
-FRESH = """
-import sys
-import numpy as np
-import torch as th
-th.set_num_threads(1)
-from sb3_strl import APPO, PPO
-from tests.envs.toy import PointMass
-obs = dict(np.load(sys.argv[2]))
-for line in sys.argv[3:]:
-    algorithm, alias = line.split("/")
-    model = {"PPO": PPO, "APPO": APPO}[algorithm].load(f"{sys.argv[1]}/{algorithm}{alias}")
-    expected = np.load(f"{sys.argv[1]}/{algorithm}{alias}.npy")
-    assert type(model.policy).__name__ == alias
-    assert np.array_equal(model.predict(obs, deterministic=True)[0], expected), line
-    policy = type(model.policy).load(f"{sys.argv[1]}/{algorithm}{alias}.policy")
-    assert np.array_equal(policy.predict(obs, deterministic=True)[0], expected), line
-"""
-
-
-def test_every_alias_loads_in_a_fresh_process_and_acts_the_same(tmp_path: Path) -> None:
-    obs = PointMass(4).reset()
-    np.savez(tmp_path / "obs.npz", **obs)
-    cases = []
-    for alias in POLICY_ALIASES:
-        for algorithm in (PPO, APPO) if "Amp" in alias else (PPO,):
-            name = f"{algorithm.__name__}{alias}"
-            kwargs = {"net_arch": [16], "empirical_normalization": True}
-            model = algorithm(alias, PointMass(4), n_steps=8, policy_kwargs=kwargs, seed=1)
-            model.learn(64)
-            model.save(tmp_path / name)
-            model.policy.save(tmp_path / f"{name}.policy")
-            np.save(tmp_path / f"{name}.npy", model.predict(obs, deterministic=True)[0])
-            cases.append(f"{algorithm.__name__}/{alias}")
-    command = [sys.executable, "-c", FRESH, str(tmp_path), str(tmp_path / "obs.npz"), *cases]
-    subprocess.run(command, check=True, timeout=120)
 
 
 def test_the_typed_keywords_are_those_of_the_constructor() -> None:
