@@ -37,7 +37,7 @@ class Clock(base.Env):
         return base.State(obs, obs, zero, zero, {"height": zero}, info)
 
     def step(self, state: Any, action: Any) -> Any:
-        obs = state.pipeline_state + jax.numpy.array([0.0, 1.0])
+        obs = state.obs + jax.numpy.array([0.0, 1.0])
         done = (obs[1] >= self.fall).astype("float32")
         info = dict(state.info)
         if self.own_limit is not None:

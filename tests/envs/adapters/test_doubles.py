@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.envs.adapters.doubles import (
     N,
     RslRl2,
 )
+from tests.host_sync import no_host_sync
 
 
 def as_of(module: str, double: type) -> Any:
@@ -462,3 +464,53 @@ def test_recognising_imports_no_simulator() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.integration
+def test_one_policy_file_fits_all(tmp_path: Any) -> None:
+    model = PPO("MlpPolicy", make_vec(MJLAB()), n_steps=8, batch_size=32, n_epochs=1, seed=0)
+    model.learn(8 * N)
+    model.save(tmp_path / "policy")
+    moved = PPO.load(tmp_path / "policy", env=make_vec(RslRl2()))
+    obs = {"policy": np.ones((N, 3), np.float32), "critic": np.zeros((N, 3), np.float32)}
+    wanted, _ = model.predict(obs, deterministic=True)
+    assert np.array_equal(moved.predict(obs, deterministic=True)[0], wanted)
+    moved.learn(8 * N)
+
+
+class Quiet:
+    """rsl_rl's and Isaac Lab's interface without a single question to the device."""
+
+    num_envs, num_actions, device, cfg = N, 2, "cpu", SimpleNamespace()
+    max_episode_length, render_mode = 10, None
+    single_action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self) -> None:
+        self.flags = th.tensor([True, False, True, False])
+        self.obs = {"policy": th.ones(N, 3, dtype=th.float64)}
+        self.log = {"x": th.ones(()), "y": 2.0}
+
+    def get_observations(self) -> dict[str, th.Tensor]:
+        return self.obs
+
+    def reset(self, **options: Any) -> Any:
+        return self.obs, {}
+
+    def step(self, actions: th.Tensor) -> Any:
+        extras = {"time_outs": self.flags, "log": dict(self.log), "final_obs": self.obs}
+        return self.obs, th.ones(N), self.flags.long(), extras
+
+
+class QuietIsaac(Quiet):
+    def step(self, actions: th.Tensor) -> Any:
+        obs, rewards, _, extras = super().step(actions)
+        return obs, rewards, self.flags, ~self.flags, extras
+
+
+@pytest.mark.parametrize("sim", [Quiet, as_of("isaaclab.envs", QuietIsaac)])
+def test_a_step_waits_for_nothing(sim: Any) -> None:
+    env = make_vec(sim())
+    env.reset_tensor()
+    with no_host_sync():
+        for _ in range(2):
+            env.step_tensor(zeros())
