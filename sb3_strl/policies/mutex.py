@@ -236,7 +236,7 @@ class MutexPolicy(BasePolicy):
                 None if acting is None else acting.initial_state(n_envs) for acting in self._acting
             ),
             window=th.zeros(n_envs, self.options.action_smoothing_buffer_len, n, device=device),
-            commands=th.zeros(n_envs, n, device=device),
+            commands=self.commands.initial(n_envs),
             resets=th.zeros(n_envs, n, dtype=th.bool, device=device),
         )
 

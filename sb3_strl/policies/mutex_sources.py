@@ -19,7 +19,7 @@ from sb3_strl.common.types import TensorDict
 from sb3_strl.policies.loading import load_policy
 
 _CHECKPOINT = re.compile(r"^(?:.*_)?model_(\d+)(?:_steps)?\.(?:zip|pt|pth)$")
-_NOT_ACTING = ("critic", "amp")
+_ACTING_SETS = ("actor", "estimator", "adaptor")
 
 
 class SubPolicy(NamedTuple):
@@ -181,11 +181,11 @@ def own_layout(policy: BasePolicy) -> ObsLayout:
 
 
 def acting_groups(policy: BasePolicy) -> tuple[str, ...]:
-    """Return the groups that a policy needs to act; what only its critic reads is left out."""
+    """Return the groups that a policy needs to act; what others read is left out."""
     sets: Any = vars(policy).get("obs_sets")
     if not isinstance(sets, Mapping):
         return tuple(group_spaces(policy.observation_space))
-    needed = [group for name, groups in sets.items() if name not in _NOT_ACTING for group in groups]
+    needed = [group for name, groups in sets.items() if name in _ACTING_SETS for group in groups]
     return tuple(dict.fromkeys(needed))
 
 

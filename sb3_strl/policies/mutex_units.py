@@ -129,6 +129,10 @@ class CommandDraws(nn.Module):
         self.register_buffer("low", bounds[:, 0].clone(), persistent=False)
         self.register_buffer("span", bounds[:, 1] - bounds[:, 0], persistent=False)
 
+    def initial(self, n_envs: int) -> th.Tensor:
+        """Return the commands before the first step ``(N, P)``, at the lower end of ranges."""
+        return self.low.repeat(n_envs, 1)
+
     def forward(self, before: th.Tensor, starts: th.Tensor) -> th.Tensor:
         """
         Return the commands, new ones where an episode starts.
@@ -138,7 +142,7 @@ class CommandDraws(nn.Module):
         :return: ``(N, P)``
         """
         if not self.random:
-            return self.low.expand_as(before)
+            return before
         # One draw per environment: sub-policies with the same range are given the same command.
         fresh = self.low + self.span * th.rand(len(before), 1, device=before.device)
         return th.where(starts.unsqueeze(1), fresh, before)

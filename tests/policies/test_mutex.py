@@ -336,6 +336,8 @@ def test_arrays_and_tensors_agree_over_an_episode() -> None:
         np.testing.assert_allclose(action, expected)
     assert isinstance(array_state, MutexState)
     assert isinstance(array_state.window, np.ndarray)
+    array_state.commands.fill(9.0)  # the caller's own, not the policy's memory
+    assert not policy.commands.low.any()
     np.testing.assert_allclose(array_state.sub_states[0].actor, state.sub_states[0].actor)
 
 
@@ -403,15 +405,15 @@ def test_segments_are_found_by_name() -> None:
     np.testing.assert_allclose(policy.act({"policy": obs})[0] / 0.5, [[1.0, 0.6]])
 
 
-def test_groups_that_only_critics_read_are_not_needed() -> None:
-    space = spaces.Dict(
-        {"policy": SPACE["policy"], "critic": spaces.Box(-np.inf, np.inf, (30,), np.float32)}
-    )
+def test_groups_that_do_not_act_are_not_needed() -> None:
+    other = spaces.Box(-np.inf, np.inf, (30,), np.float32)
+    names = ("critic", "ref_obs", "ref_motion")
+    space = spaces.Dict({"policy": SPACE["policy"], **dict.fromkeys(names, other)})
     sub = MlpPolicy(space, ACTIONS, lambda _: 0.0, net_arch=[8], obs_segments=SEGMENTS)
     policy = field([sub, sub], observation_space=SPACE, obs_segments=SEGMENTS)
     assert policy.groups == ("policy",)
     obs = observations([0, 1])
-    full = {**obs, "critic": th.zeros(2, 30)}
+    full = {**obs, **{name: th.zeros(2, 30) for name in names}}
     np.testing.assert_allclose(policy.predict(obs)[0], sub.predict(full, deterministic=True)[0])
 
 
