@@ -21,6 +21,34 @@ _NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+def perceptron_layers(
+    sizes: Sequence[int], tail: Sequence[int], activation: type[nn.Module]
+) -> list[nn.Module]:
+    """
+    Return the layers of a perceptron.
+
+    :param sizes: widths of the input and of the layers that an activation follows
+    :param tail: widths of linear layers behind them
+    :param activation: its class; every layer gets its own instance
+    """
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), activation()]
+    ends = [sizes[-1], *tail]
+    return [*layers, *(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(ends))]
+
+
+def convolution_layers(
+    conv: nn.Conv2d,
+    norm: nn.Module | None,
+    activation: type[nn.Module],
+    pool: nn.Module | None,
+) -> list[nn.Module]:
+    """Return a convolution and what follows it: normalisation, activation, pooling."""
+    layers = [conv, norm, activation(), pool]
+    return [layer for layer in layers if layer is not None]
+
+
 class MlpModel(nn.Module):
     """
     Multilayer perceptron: a linear layer and an activation per hidden size, then a linear layer.
@@ -53,11 +81,7 @@ class MlpModel(nn.Module):
                 f"MlpModel: the layer sizes are {sizes + tail}. Expected positive ints."
                 " Pass output_size=None or hidden_sizes=None to leave a layer out."
             )
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), activation()]
-        layers += [nn.Linear(sizes[-1], n_out) for n_out in tail]
-        self.model = nn.Sequential(*layers)
+        self.model = nn.Sequential(*perceptron_layers(sizes, tail, activation))
         self._output_size = (sizes + tail)[-1]
         fused = FusedMlp(self.model) if fuse else None
         self._fused = fused if fused is not None and fused.is_possible else None
@@ -138,10 +162,9 @@ class Conv2dModel(nn.Module):
             channels, self._geometry, strict=True
         ):
             conv_stride = (1, 1) if use_maxpool else stride
-            layers.append(nn.Conv2d(n_in, n_out, kernel, conv_stride, padding, dilation))
-            layers += [] if norm is None else [norm(n_out)]
-            layers.append(activation())
-            layers += [nn.MaxPool2d(stride)] if use_maxpool and max(stride) > 1 else []
+            conv = nn.Conv2d(n_in, n_out, kernel, conv_stride, padding, dilation)
+            pool = nn.MaxPool2d(stride) if use_maxpool and max(stride) > 1 else None
+            layers += convolution_layers(conv, norm(n_out) if norm else None, activation, pool)
             n_in = n_out
         self.conv = nn.Sequential(*layers)
 
