@@ -11,8 +11,6 @@ from torch import nn
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.policies.activations import get_activation_cls
-from sb3_strl.policies.discriminator import DiscriminatorSpec
-from sb3_strl.policies.stages import EncoderSpec
 
 _DEFAULT_HIDDEN = (256, 256, 256)
 
@@ -220,26 +218,6 @@ def resolve_parts(
         adaptor=options("adaptor"),
         amp=options("amp_discriminator"),
         deterministic=bool(deterministic) or "deterministic" in named,
-    )
-
-
-def check_parts(
-    policy: str,
-    alias_parts: frozenset[str] | None,
-    encoder: Mapping[str, Any] | None,
-    amp_discriminator: Mapping[str, Any] | None,
-) -> tuple[EncoderSpec | None, DiscriminatorSpec | None]:
-    """
-    Return the specs of the encoder and the discriminator, where they exist.
-
-    :raises StrlTypeError: see :func:`resolve_parts`
-    """
-    parts = resolve_parts(
-        policy, alias_parts, None, encoder=encoder, amp_discriminator=amp_discriminator
-    )
-    return (
-        None if parts.encoder is None else EncoderSpec.from_dict(parts.encoder),
-        None if parts.amp is None else DiscriminatorSpec.from_dict(parts.amp),
     )
 
 

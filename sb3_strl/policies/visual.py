@@ -34,12 +34,7 @@ _CONV_KEYS = (
     "use_maxpool",
     "normlayer",
 )
-_CONV_DEFAULTS: dict[str, Any] = {
-    "channels": [64, 64],
-    "kernel_sizes": [3, 3],
-    "strides": [1, 1],
-    "hidden_sizes": [256],
-}
+_CHANNELS, _KERNEL_SIZE, _STRIDE, _HIDDEN = (64, 64), 3, 1, (256,)
 _CRITIC = ("raw", "shared", "own")
 
 
@@ -49,7 +44,8 @@ class VisualSpec:
     Which images are replaced by a latent.
 
     The keywords of :class:`~sb3_strl.policies.networks.Conv2dHeadModel` (``channels``, ...) may
-    stand beside these; the defaults are st_rl's.
+    stand beside these; the defaults are st_rl's: two layers of 64 channels, kernels 3, strides 1,
+    and a hidden layer of 256. Strides of 2 make the network many times smaller.
 
     :param component_names: ``(C, H, W)`` segments or image groups; ``None`` infers all that the
         actor reads
@@ -81,7 +77,7 @@ class VisualSpec:
             values.setdefault("component_names", values.pop("component_name"))
         check_known("VisualSpec", "key", values, [*own, *_CONV_KEYS])
         network = {key: values.pop(key) for key in _CONV_KEYS if key in values}
-        kwargs = {**_CONV_DEFAULTS, **values.pop("kwargs", {}), **network}
+        kwargs = _with_defaults({**values.pop("kwargs", {}), **network})
         check_known("VisualSpec", "key of kwargs", kwargs, _CONV_KEYS)
         names = values.pop("component_names", None)
         if names is not None:
@@ -102,6 +98,16 @@ class VisualSpec:
                 f"VisualSpec: latent_size is {spec.latent_size}. Expected a positive int."
             )
         return spec
+
+
+def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    channels = list(given.get("channels", _CHANNELS))
+    defaults = {
+        "kernel_sizes": [_KERNEL_SIZE] * len(channels),
+        "strides": [_STRIDE] * len(channels),
+        "hidden_sizes": list(_HIDDEN),
+    }
+    return {**defaults, **given, "channels": channels}
 
 
 def visual_to_encoder(

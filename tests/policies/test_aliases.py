@@ -262,6 +262,14 @@ def test_an_alias_has_the_parts_of_its_name(alias: str) -> None:
     assert (policy.discriminator is not None) == ("Amp" in alias)
 
 
+@pytest.mark.parametrize("name", ["MlpGruPolicy", "MlpLstmPolicy", "ActorCriticRecurrent"])
+def test_a_memory_is_of_the_kind_in_the_name(name: str) -> None:
+    kwargs = {**SMALL, "rnn_hidden_size": 6}
+    memory = PPO(name, PointMass(2), policy_kwargs=kwargs).policy.actor_memory
+    assert type(memory.rnn) is (nn.GRU if "Gru" in name else nn.LSTM)
+    assert memory.rnn.hidden_size == 6
+
+
 def test_the_free_alias_takes_any_part() -> None:
     policy = PPO("StrlPolicy", PointMass(2), policy_kwargs={**SMALL, "encoder": {}}).policy
     assert policy.actor_reader.encoders

@@ -131,6 +131,16 @@ def test_code_is_no_data(value) -> None:
 
 OPTIONS = [
     {},
+    {"rnn": {"type": "gru", "hidden_size": 6}, "empirical_normalization": True},
+    {
+        "obs_segments": {"a": 5, "b": (7,)},
+        "estimator": {"obs_components": ["a"], "target_components": ["b"], "replace_prob": 0.5},
+        "rnn": {"type": "lstm", "hidden_size": 6},
+    },
+    {
+        "obs_segments": {"a": 3, "b": (1, 3, 3)},
+        "visual": {"channels": [2], "hidden_sizes": [], "latent_size": 4},
+    },
     {"activation": "tanh", "init_noise_std": 0.5, "noise_std_type": "scalar"},
     {"activation_fn": nn.SiLU, "optimizer_class": th.optim.SGD, "net_arch": {"pi": [4], "vf": []}},
     {"obs_segments": {"a": 5, "b": (7,)}, "encoder": {"output_size": 3}},
@@ -241,31 +251,39 @@ def test_a_class_that_has_moved(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- models
 
 
-def with_description(model, path: Path) -> Path:
-    model.save(path)
-    with zipfile.ZipFile(path) as archive:
-        if "policy.json" in archive.namelist():
-            return path
-    with path.open("r+b") as stream:
-        add_description(stream, model.policy)
-    return path
-
-
 def test_a_model_is_a_policy_file_too(tmp_path: Path) -> None:
     kwargs = {**SMALL, "encoder": {"output_size": 4}, "empirical_normalization": True}
     model = APPO("EncoderAmpPolicy", PointMass(2), policy_kwargs=kwargs).learn(48)
-    path = with_description(model, tmp_path / "model.zip")
+    model.save(tmp_path / "model")
     policy = load_policy(tmp_path / "model")
     obs = model.tensor_env.reset_tensor()
     assert type(policy) is type(model.policy)
     assert same_action(model, policy, obs)
-    assert same_action(model, APPO.load(path), obs)  # still a model
+    assert same_action(model, APPO.load(tmp_path / "model"), obs)  # still a model
+
+
+def test_a_model_in_a_stream_is_one_too(tmp_path: Path) -> None:
+    model = PPO("MlpPolicy", PointMass(2), policy_kwargs=SMALL)
+    with (tmp_path / "model.zip").open("wb") as stream:  # closed to reading
+        model.save(stream)
+    policy = load_policy(tmp_path / "model")
+    assert same_action(model, policy, model.tensor_env.reset_tensor())
+
+
+def test_policies_save_and_load_themselves(tmp_path: Path) -> None:
+    net = make(EncoderPolicy)
+    net.save(tmp_path / "p")
+    again = StrlPolicy.load(tmp_path / "p", "cpu")
+    assert type(again) is EncoderPolicy
+    assert same_action(net, again, np.ones(12, np.float32))
+    with pytest.raises(StrlValueError, match="holds a EncoderPolicy, not a MlpPolicy"):
+        MlpPolicy.load(tmp_path / "p")
 
 
 @pytest.mark.integration
 def test_a_fresh_process_needs_the_file_only(tmp_path: Path) -> None:
     model = PPO("EncoderPolicy", PointMass(2), policy_kwargs=SMALL)
-    with_description(model, tmp_path / "model.zip")
+    model.save(tmp_path / "model.zip")
     obs = {key: value.numpy() for key, value in model.tensor_env.reset_tensor().items()}
     np.savez(tmp_path / "obs.npz", **obs)
     script = (

@@ -74,6 +74,16 @@ RECURRENT = {
     "actor only": {"rnn": {"type": "gru", "hidden_size": 8, "critic": False}},
 }
 OPTIONS |= RECURRENT
+READING = {"obs_components": ["c", "a"], "kwargs": {"hidden_sizes": [6]}}
+OPTIONS["estimator"] = {
+    "estimator": {**READING, "target_components": ["b"], "replace_prob": 0.5},
+    "encoder": {"component_names": ["b"]},
+    "empirical_normalization": True,
+}
+OPTIONS["adaptor with memory"] = {
+    "adaptor": {**READING, "target_components": ["b"], "replace_prob": 0.5},
+    "rnn": {"type": "lstm", "hidden_size": 8},
+}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

@@ -1,4 +1,4 @@
-"""Several names for one thing, and parts that an alias has or has not."""
+"""Several names for one thing; parts are tested with the aliases."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
-from sb3_strl.policies.options import NetOptions, check_parts, resolve_net_options
+from sb3_strl.policies.options import NetOptions, resolve_net_options
 
 NOTHING = dict.fromkeys(
     (
@@ -71,25 +71,3 @@ def test_synonyms_that_disagree(given: dict, message: str) -> None:
 def test_net_arch_has_two_keys() -> None:
     with pytest.raises(StrlTypeError, match=r"unknown keys \['qf'\]\. Known keys: \['pi', 'vf'\]"):
         resolve(net_arch={"qf": [4]})
-
-
-def test_parts_follow_the_alias_or_the_keywords() -> None:
-    assert check_parts("P", frozenset(), None, None) == (None, None)
-    encoder, amp = check_parts("P", frozenset({"encoder"}), None, None)
-    assert encoder is not None
-    assert amp is None
-    encoder, amp = check_parts("P", None, None, {"hidden_dims": [4]})
-    assert encoder is None
-    assert amp is not None
-
-
-@pytest.mark.parametrize(
-    ("encoder", "amp", "message"),
-    [
-        ({}, None, r"MlpPolicy: 'encoder' was given.*no encoder part.*name has 'Encoder'"),
-        (None, {}, r"MlpPolicy: 'amp_discriminator' was given.*no amp part.*name has 'Amp'"),
-    ],
-)
-def test_a_keyword_for_a_part_that_is_not_there(encoder, amp, message: str) -> None:
-    with pytest.raises(StrlTypeError, match=message):
-        check_parts("MlpPolicy", frozenset(), encoder, amp)

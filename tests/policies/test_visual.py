@@ -206,6 +206,8 @@ def test_defaults_are_those_of_st_rl() -> None:
     }
     (spec,) = specs({"kwargs": {"channels": [8]}, "kernel_sizes": [5], "strides": [2]}, DEPTH)
     assert spec.kwargs["channels"] == [8]
+    (same,) = specs({"channels": [8, 8, 8]}, DEPTH)
+    assert same.kwargs["kernel_sizes"] == [3, 3, 3]
     assert spec.kwargs["kernel_sizes"] == [5]
 
 
