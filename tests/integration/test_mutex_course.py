@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import BasePolicy
 
 from examples import mutex_course
-from examples.mutex_env import COURSE, CourseVecEnv, Stretch
+from examples.mutex_env import COURSE, ENV_ACTION_SCALE, CourseVecEnv, Stretch
 from examples.mutex_evaluation import Run, run_course
 from examples.mutex_skills import SKILLS
 from sb3_strl.policies import FieldMutexPolicy
@@ -114,6 +114,8 @@ def test_the_example_writes_what_it_promises(out: Path) -> None:
 @pytest.mark.integration
 def test_the_mutex_policy_is_loaded_alone_and_acts_as_the_skill_that_is_meant(out: Path) -> None:
     mutex = FieldMutexPolicy.load(out / "mutex.zip", "cpu")
+    scales = np.array([skill.action_scale * 2 for skill in SKILLS])
+    np.testing.assert_allclose(mutex.units.ratio, scales / (ENV_ACTION_SCALE * 2), rtol=1e-6)
     env = CourseVecEnv(3, seed=0, course=SHORT)
     obs, state = env.reset_tensor(), None
     for _ in range(12):
