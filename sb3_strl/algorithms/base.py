@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 import warnings
 import zipfile
 from abc import abstractmethod
@@ -29,6 +27,7 @@ from sb3_strl.algorithms.training_state import RandomState, ResumePoint, Trainin
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
+from sb3_strl.common.files import atomic_file
 from sb3_strl.common.memory_state import PolicyState
 from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
@@ -36,6 +35,7 @@ from sb3_strl.envs import NumpyBridge, TensorVecEnv, as_tensor_env
 from sb3_strl.objectives.base import Objective
 from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.aliases import resolve_policy_name
+from sb3_strl.policies.loading import add_description
 
 
 def is_monitored(env: VecEnv) -> bool:
@@ -395,22 +395,17 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         :raises OSError: if the disk is full or the folder cannot be written
         """
         if not isinstance(path, (str, Path)):
-            super().save(path, exclude, include)
+            stream = io.BytesIO()  # the caller's may be closed to reading
+            super().save(stream, exclude, include)
+            add_description(stream, self.policy)
+            path.write(stream.getbuffer())
             return
         target = Path(path)
         if target.suffix == "":
             target = target.with_suffix(".zip")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w+b") as stream:
-                super().save(stream, exclude, include)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(target) as file:
+            super().save(file, exclude, include)
+            add_description(file, self.policy)
 
     # ------------------------------------------------------------------ for subclasses
 

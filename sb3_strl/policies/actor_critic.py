@@ -25,11 +25,12 @@ from sb3_strl.policies.build import (
     initialise_orthogonally,
     optimizer_defaults,
 )
-from sb3_strl.policies.contract import Obs, TensorActorCritic
+from sb3_strl.policies.contract import Obs
 from sb3_strl.policies.describe import describe_policy
 from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
 from sb3_strl.policies.distributions import GaussianHead, make_action_head
 from sb3_strl.policies.estimation import Estimator, EstimatorSpec
+from sb3_strl.policies.extras import PolicyExtras
 from sb3_strl.policies.memory import Memory, MemorySpec
 from sb3_strl.policies.networks import MlpModel
 from sb3_strl.policies.obs_sets import resolve_sets, select_segments
@@ -38,7 +39,7 @@ from sb3_strl.policies.outputs import ActorOutput, PolicyOutput
 from sb3_strl.policies.visual import encoder_specs
 
 
-class StrlPolicy(TensorActorCritic):
+class StrlPolicy(PolicyExtras):
     r"""
     Actor-critic policy assembled from stages.
 
