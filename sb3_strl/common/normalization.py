@@ -149,6 +149,10 @@ class EmpiricalNormalization(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        for name in ("mean", "var", "std"):  # rsl_rl's names, with a leading dimension of one
+            theirs = state_dict.get(f"{prefix}_{name}")
+            if theirs is not None and isinstance(state_dict, dict):
+                state_dict[prefix + name] = state_dict.pop(f"{prefix}_{name}").view(self.shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._gain = (self.std + self.eps).reciprocal()
 
