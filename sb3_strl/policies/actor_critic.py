@@ -18,11 +18,13 @@ from sb3_strl.common.memory_state import MemoryState, PolicyState
 from sb3_strl.common.segments import ObsLayout
 from sb3_strl.common.sequences import Sequences
 from sb3_strl.common.types import TensorDict
+from sb3_strl.policies.action_head import ActionHead
 from sb3_strl.policies.activations import get_activation_cls
 from sb3_strl.policies.build import (
     build_discriminator,
     build_readers,
     initialise_orthogonally,
+    last_linear,
     optimizer_defaults,
 )
 from sb3_strl.policies.contract import Obs
@@ -59,7 +61,10 @@ class StrlPolicy(PolicyExtras):
     :param critic_hidden_dims: rsl_rl's name for ``net_arch["vf"]``
     :param init_noise_std: initial standard deviation of the actions
     :param log_std_init: SB3's name for its logarithm
-    :param noise_std_type: parameter is ``"log"`` or ``"scalar"`` standard deviation
+    :param noise_std_type: parameter is ``"log"`` (default) or ``"scalar"`` standard deviation
+    :param distribution_class: ``"gaussian"``, ``"heteroscedastic"`` (the standard deviation depends
+        on the state), rsl_rl's names for them, or a class
+    :param distribution_kwargs: its further arguments, e.g. ``std_range``
     :param mu_activation: activation on the mean action, ``None`` for none
     :param ortho_init: orthogonal initialisation as in SB3 (gains sqrt 2, 0.01 for the mean, 1 for
         the value) instead of PyTorch's default
@@ -91,7 +96,7 @@ class StrlPolicy(PolicyExtras):
     alias_parts: ClassVar[frozenset[str] | None] = None
     """Parts that the alias names; ``None`` leaves the choice to the keywords."""
     alias_rnn: ClassVar[str | None] = None
-    """Kind of memory that the alias names."""
+    """Memory that the alias names."""
 
     def __init__(
         self,
@@ -105,7 +110,9 @@ class StrlPolicy(PolicyExtras):
         critic_hidden_dims: Sequence[int] | None = None,
         init_noise_std: float | None = None,
         log_std_init: float | None = None,
-        noise_std_type: Literal["log", "scalar"] = "log",
+        noise_std_type: Literal["log", "scalar"] | None = None,
+        distribution_class: str | type[ActionHead] = "gaussian",
+        distribution_kwargs: Mapping[str, Any] | None = None,
         mu_activation: str | None = None,
         ortho_init: bool = False,
         obs_groups: Mapping[str, Sequence[str]] | None = None,
@@ -170,7 +177,14 @@ class StrlPolicy(PolicyExtras):
         )
         self.is_deterministic = self.parts.deterministic
         self._set_layout(obs_groups or {}, obs_segments, critic_obs_segments)
-        self._build_stages(empirical_normalization, normalizer_until, noise_std_type, mu_activation)
+        self.action_head = make_action_head(
+            action_space,
+            self.net_options.init_noise_std,
+            noise_std_type,
+            distribution_class,
+            distribution_kwargs,
+        )
+        self._build_stages(empirical_normalization, normalizer_until, mu_activation)
         self.discriminator: AMPDiscriminator | None = None
         if self.parts.amp is not None:
             spec = DiscriminatorSpec.from_dict(self.parts.amp)
@@ -180,6 +194,7 @@ class StrlPolicy(PolicyExtras):
         if ortho_init:
             readers = (self.actor_reader, self.critic_reader)
             initialise_orthogonally(readers, (self.actor, self.critic))
+        self.action_head.init_output_layer(last_linear(self.actor))
         make_optimizer: Any = optimizer_class
         self.optimizer = make_optimizer(
             self.ppo_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
@@ -206,7 +221,6 @@ class StrlPolicy(PolicyExtras):
         self,
         normalize: bool,
         until: float | None,
-        noise_std_type: Literal["log", "scalar"],
         mu_activation: str | None,
     ) -> None:
         net, parts = self.net_options, self.parts
@@ -225,14 +239,13 @@ class StrlPolicy(PolicyExtras):
         self._build_estimators(memory, normalize)
         self.actor_memory: Memory | None = None
         self.critic_memory: Memory | None = None
-        actor_dim, critic_dim = self.actor_reader.output_dim, self.critic_reader.output_dim
+        actor_dim, critic_dim = (r.output_dim for r in (self.actor_reader, self.critic_reader))
         if memory is not None:
             self.actor_memory = Memory(actor_dim, memory)
             actor_dim = memory.hidden_size
             if memory.critic:
                 self.critic_memory = Memory(critic_dim, memory)
                 critic_dim = memory.hidden_size
-        self.action_head = make_action_head(self.action_space, net.init_noise_std, noise_std_type)
         self.actor = MlpModel(
             actor_dim, list(net.pi), self.action_head.input_dim, net.activation, fuse=True
         )
@@ -276,8 +289,7 @@ class StrlPolicy(PolicyExtras):
     def groups(self) -> tuple[str, ...]:
         """Observation groups that acting, valuing and estimating read, each once."""
         names = [*self.actor_reader.groups, *self.critic_reader.groups]
-        for _, estimator in self.each_estimator():
-            names += [segment.group for segment in estimator.targets]
+        names += [target.group for _, part in self.each_estimator() for target in part.targets]
         return tuple(dict.fromkeys(names))
 
     def each_estimator(self) -> list[tuple[str, Estimator]]:
@@ -350,7 +362,7 @@ class StrlPolicy(PolicyExtras):
     def _head(self, features: th.Tensor) -> TensorDict:
         output: th.Tensor = self.actor(features)
         if self.mu_activation is not None:
-            output = self.mu_activation(output)
+            output = self.action_head.map_mean(output, self.mu_activation)
         return self.action_head.params(output)
 
     def critic_pass(

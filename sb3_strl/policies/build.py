@@ -137,6 +137,11 @@ def initialise_orthogonally(readers: Sequence[ObsReader], trunks: Sequence[nn.Mo
             initialise(linear, last_gain if linear is linears[-1] else float(np.sqrt(2)))
 
 
+def last_linear(network: nn.Module) -> nn.Linear:
+    """Return the layer whose outputs are the network's."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
 def optimizer_defaults(
     optimizer_class: type[th.optim.Optimizer], given: dict[str, Any] | None
 ) -> dict[str, Any]:
