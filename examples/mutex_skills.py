@@ -25,7 +25,6 @@ COMMON: dict[str, Any] = {
     "n_minibatches": 4,
     "learning_rate": 1e-3,
     "schedule": "adaptive",
-    "desired_kl": 0.02,
     "gamma": 0.97,
     "ent_coef": 0.0,
     "device": "cpu",
@@ -33,7 +32,6 @@ COMMON: dict[str, Any] = {
 POLICY: dict[str, Any] = {
     "net_arch": [256, 128],
     "empirical_normalization": True,
-    "init_noise_std": 0.5,
     "encoder": {"output_size": 32, "kwargs": {"hidden_sizes": [64]}},
 }
 APPO_OPTIONS: dict[str, Any] = {"discriminator_learning_rate": 1e-4, "amp_replay_size": 50_000}
@@ -58,6 +56,8 @@ class Skill:
     :param rsi_prob: share of the episodes that do; the others begin standing
     :param sigma: squared velocity error at which tracking pays 1/e, (m/s)^2
     :param steps: environment steps
+    :param init_noise_std: initial standard deviation of the actions
+    :param desired_kl: of the adaptive learning rate
     """
 
     name: str
@@ -68,6 +68,8 @@ class Skill:
     rsi_prob: float
     sigma: float
     steps: int
+    init_noise_std: float = 0.5
+    desired_kl: float = 0.02
 
     def shortened(self, steps: int | None) -> Skill:
         """Return the skill with another number of steps, ``None`` for its own."""
@@ -83,9 +85,12 @@ SKILLS = (
         commands=(0.0, 0.0),
         action_scale=(0.7, 0.9, 0.5),
         clips=(("walk", 1.0),),
-        rsi_prob=0.8,
+        rsi_prob=0.6,
         sigma=0.25,
-        steps=1_400_000,
+        steps=1_200_000,
+        # Standing takes less noise, and is unlearnt again at larger steps.
+        init_noise_std=0.3,
+        desired_kl=0.01,
     ),
     Skill(
         "walk",
@@ -149,12 +154,13 @@ def train(skill: Skill, seed: int, n_envs: int, path: Path) -> Path:
     """
     th.set_num_threads(1)
     env = make_env(skill, n_envs, seed)
-    options = {**COMMON, "seed": seed}
+    options = {**COMMON, "seed": seed, "desired_kl": skill.desired_kl}
+    policy = {**POLICY, "init_noise_std": skill.init_noise_std}
     if skill.style:
-        policy = {**POLICY, "amp_discriminator": DISCRIMINATOR}
+        policy["amp_discriminator"] = DISCRIMINATOR
         model: PPO = APPO("EncoderAmpPolicy", env, **APPO_OPTIONS, policy_kwargs=policy, **options)
     else:
-        model = PPO("EncoderPolicy", env, policy_kwargs=POLICY, **options)
+        model = PPO("EncoderPolicy", env, policy_kwargs=policy, **options)
     model.learn(skill.steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_policy(model.policy, path)
