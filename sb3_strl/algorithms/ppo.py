@@ -20,9 +20,10 @@ from sb3_strl.algorithms.losses import (
     ppo_loss,
 )
 from sb3_strl.algorithms.optim import adapt_learning_rate, clip_and_step
-from sb3_strl.algorithms.rollout import RolloutCollector, mask_field
+from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.algorithms.settings import check_policy, check_settings, make_lr_scheduler
 from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance
+from sb3_strl.buffers.presets import mask_field
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common.errors import NonFiniteError, StrlValueError
 from sb3_strl.objectives.base import Context, Objective

@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_strl.algorithms.sequence_values import Tail, add_tail_values, value_sequences
+from sb3_strl.buffers.presets import mask_field
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
@@ -59,6 +60,7 @@ class RolloutCollector:
             )
         self._action_shape = tuple(space.shape or ())
         self.state = PolicyState()
+        self.estimates: TensorDict = {}
         self.is_stateful = policy.is_recurrent or bool(policy.estimators)
         self._tails: list[Tail] = []
 
@@ -88,6 +90,7 @@ class RolloutCollector:
         masks = {name: mask[step] for name, mask in self.masks.items()}
         out = policy.actor_pass(obs, before, None, masks)
         self.state = out.state._replace(critic=self.state.critic)
+        self.estimates = out.estimates
         return out.params
 
     @th.no_grad()
@@ -279,11 +282,6 @@ class RolloutCollector:
             return {}
         means = th.stack([th.stack(values).mean() for values in self.logs.values()])
         return dict(zip(self.logs, means.tolist(), strict=True))
-
-
-def mask_field(estimator: str) -> str:
-    """Return the buffer field of an estimator's replacement mask."""
-    return f"{estimator}/mask"
 
 
 def normalize_advantages(advantages: th.Tensor) -> None:

@@ -1,12 +1,17 @@
 """Rollout storage with named fields."""
 
 from sb3_strl.buffers.feature_replay import AmpReplayBuffer, FeatureReplay
-from sb3_strl.buffers.presets import ActionLabelRolloutBuffer, RefMotionRolloutBuffer
+from sb3_strl.buffers.presets import (
+    ActionLabelRolloutBuffer,
+    EstimatorRolloutBuffer,
+    RefMotionRolloutBuffer,
+)
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 
 __all__ = [
     "ActionLabelRolloutBuffer",
     "AmpReplayBuffer",
+    "EstimatorRolloutBuffer",
     "FeatureReplay",
     "FieldSpec",
     "RefMotionRolloutBuffer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch as th
@@ -35,6 +36,25 @@ def action_label_fields(action_dim: int) -> dict[str, FieldSpec]:
     }
 
 
+def mask_field(estimator: str) -> str:
+    """Return the field that says where an estimator's output replaced the observation."""
+    return f"{estimator}/mask"
+
+
+def target_field(estimator: str) -> str:
+    """Return the field of an estimator's targets."""
+    return f"{estimator}/targets"
+
+
+def estimator_target_fields(widths: Mapping[str, int]) -> dict[str, FieldSpec]:
+    """
+    Fields of estimators; where they replace observations, :func:`mask_field` is the algorithm's.
+
+    :param widths: number of target columns E by estimator
+    """
+    return {target_field(name): FieldSpec((width,)) for name, width in widths.items()}
+
+
 class RefMotionRolloutBuffer(RolloutBuffer):
     """
     RolloutBuffer with :func:`ref_motion_fields`.
@@ -64,6 +84,23 @@ class ActionLabelRolloutBuffer(RolloutBuffer):
     def __init__(self, *args: Any, action_dim: int, **kwargs: Any) -> None:
         kwargs["extra_fields"] = {
             **action_label_fields(action_dim),
+            **kwargs.get("extra_fields", {}),
+        }
+        super().__init__(*args, **kwargs)
+
+
+class EstimatorRolloutBuffer(RolloutBuffer):
+    """
+    RolloutBuffer with :func:`estimator_target_fields`.
+
+    :param args: as :class:`RolloutBuffer`
+    :param widths: number of target columns E by estimator, e.g. ``{"estimator": 3}``
+    :param kwargs: as :class:`RolloutBuffer`; unknown ones are refused there
+    """
+
+    def __init__(self, *args: Any, widths: Mapping[str, int], **kwargs: Any) -> None:
+        kwargs["extra_fields"] = {
+            **estimator_target_fields(widths),
             **kwargs.get("extra_fields", {}),
         }
         super().__init__(*args, **kwargs)

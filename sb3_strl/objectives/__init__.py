@@ -1,6 +1,7 @@
 """What is optimised beside PPO's own three losses."""
 
 from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep
+from sb3_strl.objectives.estimation import Estimation, EstimationOptions
 from sb3_strl.objectives.expert import ExpertSource, MotionFeatures
 from sb3_strl.objectives.motion_prior import AdversarialMotionPrior, MotionPriorOptions
 from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
@@ -8,6 +9,8 @@ from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
 __all__ = [
     "AdversarialMotionPrior",
     "Context",
+    "Estimation",
+    "EstimationOptions",
     "ExpertSource",
     "MotionFeatures",
     "MotionPriorOptions",
