@@ -66,6 +66,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
     collector: RolloutCollector
     normalize_advantage: bool | Literal["rollout", "minibatch"]
     objectives: list[Objective]
+    using_ppo: bool
     rollout_buffer: RolloutBuffer
     _last_obs: Any  # TensorDict | None; SB3 declares arrays
     _last_episode_starts: Any  # Tensor | None
@@ -215,6 +216,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
                 self._last_episode_starts = point.episode_starts
                 self.collector.state = PolicyState.from_any(point.policy_state, self.device)
                 self.episode_stats.load_state_dict(point.episode_stats)
+                for objective in self.objectives:
+                    objective.load_rollout_state(point.objectives.get(objective.name))
         return result
 
     def _restore_env(self, point: ResumePoint) -> bool:
@@ -283,13 +286,14 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         buffer, collector = self.rollout_buffer, self.collector
         check_rollout(self, last_obs)
         self._record_episodes()
-        last_values = collector.value(last_obs)
+        last_values = collector.value(last_obs) if self.using_ppo else None
         terms = [objective.reward_term(buffer) for objective in self.objectives]
         collector.shape_rewards([term for term in terms if term is not None])
-        collector.bootstrap(self.gamma)
-        buffer.compute_returns_and_advantage(last_values)
-        if self.normalize_advantage == "rollout":
-            normalize_advantages(buffer["advantages"])
+        if last_values is not None:
+            collector.bootstrap(self.gamma)
+            buffer.compute_returns_and_advantage(last_values)
+            if self.normalize_advantage == "rollout":
+                normalize_advantages(buffer)
         for key, value in collector.log_means().items():
             self.logger.record(key, value)
 
@@ -314,6 +318,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
             else {key: value.clone() for key, value in state.items()},
             episode_stats=self.episode_stats.state_dict(),
             random=RandomState.capture(self.generator),
+            objectives={o.name: o.rollout_state() for o in self.objectives},
         )
 
     def _keep_for_resume(self, point: ResumePoint | None) -> None:

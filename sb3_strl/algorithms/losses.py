@@ -38,6 +38,7 @@ class PPOTargets(NamedTuple):
     :param advantages: normalised if wanted
     :param old_values: value when the actions were taken
     :param returns: what the value should be
+    :param on_policy: whether the policy chose the action itself; ``None`` if it chose all
     """
 
     actions: th.Tensor
@@ -45,6 +46,7 @@ class PPOTargets(NamedTuple):
     advantages: th.Tensor
     old_values: th.Tensor
     returns: th.Tensor
+    on_policy: th.Tensor | None = None
 
 
 STAT_NAMES = (
@@ -56,6 +58,32 @@ STAT_NAMES = (
     "clip_fraction",
 )
 _LOSS = STAT_NAMES.index("loss")
+
+
+def masked_mean(values: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
+    """
+    Return the mean of some rows, 0 if there are none.
+
+    :param values: ``(B,)``
+    :param mask: ``(B,)`` bool, ``None`` for all
+    """
+    if mask is None:
+        return values.mean()
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp_min(1)
+
+
+def standardize(values: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:
+    """
+    Subtract the mean and divide by the unbiased standard deviation plus 1e-8.
+
+    :param values: any shape
+    :param mask: the same shape, bool: rows that count; the others become 0
+    """
+    if mask is None:
+        return (values - values.mean()) / (values.std() + 1e-8)
+    change = (values - masked_mean(values, mask)).masked_fill(~mask, 0.0)
+    variance = change.square().sum() / (mask.sum() - 1).clamp_min(1)
+    return change / (variance.sqrt() + 1e-8)
 
 
 class SurrogateTerms(NamedTuple):
@@ -73,7 +101,11 @@ class SurrogateTerms(NamedTuple):
 
 
 def surrogate_loss(
-    log_prob: th.Tensor, old_log_prob: th.Tensor, advantages: th.Tensor, clip_range: float
+    log_prob: th.Tensor,
+    old_log_prob: th.Tensor,
+    advantages: th.Tensor,
+    clip_range: float,
+    mask: th.Tensor | None = None,
 ) -> SurrogateTerms:
     r"""
     Clipped policy surrogate (Schulman et al. 2017, eq. 7, https://arxiv.org/abs/1707.06347).
@@ -86,11 +118,15 @@ def surrogate_loss(
     :param old_log_prob: ``(B,)``, of the policy that acted
     :param advantages: ``(B,)``
     :param clip_range: :math:`\epsilon`
+    :param mask: ``(B,)`` bool, rows whose action the policy chose; the others have ratio 1
     """
     log_ratio = log_prob - old_log_prob
+    if mask is not None:
+        # Before the exponential: far from the policy it overflows, and 0 times infinity is NaN.
+        log_ratio = log_ratio.masked_fill(~mask, 0.0)
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
-    loss = -th.min(advantages * ratio, advantages * clipped).mean()
+    loss = -masked_mean(th.min(advantages * ratio, advantages * clipped), mask)
     return SurrogateTerms(loss, ratio, log_ratio)
 
 
@@ -135,8 +171,9 @@ def ppo_loss(
 
     :return: the loss, and the statistics of :data:`STAT_NAMES` in one detached tensor
     """
+    mask = targets.on_policy
     surrogate = surrogate_loss(
-        log_prob, targets.old_log_prob, targets.advantages, settings.clip_range
+        log_prob, targets.old_log_prob, targets.advantages, settings.clip_range, mask
     )
     value = value_loss(
         values,
@@ -145,14 +182,13 @@ def ppo_loss(
         settings.value_clip,
         settings.sb3_value_clip,
     )
-    entropy_loss = -entropy.mean()
+    entropy_loss = -masked_mean(entropy, mask)
     loss = surrogate.loss + settings.ent_coef * entropy_loss + settings.vf_coef * value
     with th.no_grad():
-        approx_kl = (surrogate.ratio - 1.0 - surrogate.log_ratio).mean()
+        approx_kl = masked_mean(surrogate.ratio - 1.0 - surrogate.log_ratio, mask)
         is_clipped = (surrogate.ratio - 1.0).abs() > settings.clip_range
-        stats = th.stack(
-            [surrogate.loss, value, entropy_loss, loss, approx_kl, is_clipped.float().mean()]
-        )
+        clip_fraction = masked_mean(is_clipped.float(), mask)
+        stats = th.stack([surrogate.loss, value, entropy_loss, loss, approx_kl, clip_fraction])
     return loss, stats
 
 

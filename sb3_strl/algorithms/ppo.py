@@ -12,18 +12,18 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
-from sb3_strl.algorithms.losses import (
-    STAT_NAMES,
-    LossSettings,
-    PPOTargets,
-    gaussian_ppo_loss,
-    ppo_loss,
-)
+from sb3_strl.algorithms.losses import STAT_NAMES, LossSettings
+from sb3_strl.algorithms.minibatch import evaluate_batch, minibatch_kl, minibatch_loss
 from sb3_strl.algorithms.optim import adapt_learning_rate, clip_and_step
 from sb3_strl.algorithms.rollout import RolloutCollector
-from sb3_strl.algorithms.settings import check_policy, check_settings, make_lr_scheduler
+from sb3_strl.algorithms.settings import (
+    check_policy,
+    check_settings,
+    find_proposer,
+    make_lr_scheduler,
+)
 from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance
-from sb3_strl.buffers.presets import mask_field
+from sb3_strl.buffers.presets import ON_POLICY, mask_field
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common.errors import NonFiniteError, StrlValueError
 from sb3_strl.objectives.base import Context, Objective
@@ -35,6 +35,7 @@ from sb3_strl.policies.options import fold_legacy_kwargs
 from sb3_strl.policies.outputs import PolicyOutput
 
 _APPROX_KL = STAT_NAMES.index("approx_kl")
+_LOSS = STAT_NAMES.index("loss")
 
 
 class PPO(TensorOnPolicyAlgorithm):
@@ -174,6 +175,7 @@ class PPO(TensorOnPolicyAlgorithm):
         self.lr_scheduler_class = lr_scheduler_class
         self.lr_scheduler_kwargs = lr_scheduler_kwargs
         self.rnd_kwargs = rnd_kwargs
+        self.using_ppo = True
         self.env_obs_segments: Mapping[str, Any] | None = None
         self.n_iterations = 0
         if _init_setup_model:
@@ -211,6 +213,7 @@ class PPO(TensorOnPolicyAlgorithm):
             n_steps=self.n_steps,
             n_envs=self.n_envs,
             learning_rate=self.lr_schedule(1.0),
+            n_updates=lambda: self.n_iterations,
         )
         for objective in self.objectives:
             objective.setup(context)
@@ -220,8 +223,10 @@ class PPO(TensorOnPolicyAlgorithm):
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._setup_buffer()
         check_policy(self)
-        self.collector = RolloutCollector(self.policy, self.generator, self.timeout_bootstrap)
-        self.statistics = UpdateStatistics(STAT_NAMES)
+        self.collector = RolloutCollector(
+            self.policy, self.generator, self.timeout_bootstrap, find_proposer(self)
+        )
+        self.statistics = UpdateStatistics(STAT_NAMES if self.using_ppo else ("loss",))
 
     def _setup_policy(self) -> None:
         kwargs = fold_legacy_kwargs(self.policy_kwargs)
@@ -249,6 +254,8 @@ class PPO(TensorOnPolicyAlgorithm):
         extra: dict[str, FieldSpec] = {}
         for name in self.policy.draw_masks((1,), None):
             extra[mask_field(name)] = FieldSpec((), th.bool)
+        if find_proposer(self) is not None:
+            extra[ON_POLICY] = FieldSpec((), th.bool)
         for objective in self.objectives:
             extra.update(objective.buffer_fields())
         buffer_class: Any = self.rollout_buffer_class or RolloutBuffer
@@ -343,46 +350,49 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _minibatch(self, batch: RolloutBatch) -> bool:
         """Take one gradient step; return whether ``target_kl`` allowed it."""
-        masks = {name: batch.extras[mask_field(name)] for name in self.collector.masks}
-        out = self.policy.evaluate(batch.observations, batch.sequences, masks)
-        loss, stats = self._ppo_loss(batch, out)
+        out = evaluate_batch(self.policy, batch, self.using_ppo)
+        loss, stats = self._losses(batch, out)
+        self.statistics.add(stats)
+        if (
+            self.target_kl is not None
+            and self.using_ppo
+            and float(stats[_APPROX_KL]) > 1.5 * self.target_kl
+        ):
+            return False
+        if self.schedule == "adaptive" and self.desired_kl is not None and self._steps_taken:
+            kl = minibatch_kl(self.policy.action_head, batch, out)
+            for group in self.policy.optimizer.param_groups:
+                adapt_learning_rate(group["lr"], kl, self.desired_kl)
+        self._optimizer_step(loss)
+        return True
+
+    def _losses(self, batch: RolloutBatch, out: PolicyOutput) -> tuple[th.Tensor, th.Tensor]:
+        """Return the sum of all losses, and statistics."""
+        extra: th.Tensor | None = None
         for objective in self.objectives:
-            extra = objective.loss(batch, out)
-            if extra is None:
+            term = objective.loss(batch, out)
+            if term is None:
                 continue
-            if not extra.requires_grad:
+            if not term.requires_grad:
                 raise StrlValueError(
                     f"{type(self).__name__}: the loss of objective '{objective.name}' does not "
                     "depend on anything that is trained. Return None from loss() to add nothing."
                 )
-            loss = loss + extra
-        self.statistics.add(stats)
-        if self.target_kl is not None and float(stats[_APPROX_KL]) > 1.5 * self.target_kl:
-            return False
-        if self.schedule == "adaptive" and self.desired_kl is not None and self._steps_taken:
-            with th.no_grad():
-                kl = self.policy.action_head.kl(batch.dist, out.params).mean()
-                for group in self.policy.optimizer.param_groups:
-                    adapt_learning_rate(group["lr"], kl, self.desired_kl)
-        self._optimizer_step(loss)
-        return True
-
-    def _ppo_loss(self, batch: RolloutBatch, out: PolicyOutput) -> tuple[th.Tensor, th.Tensor]:
-        """Return surrogate + value + entropy loss, and statistics."""
-        advantages = batch.advantages
-        if self.normalize_advantage in ("minibatch", True) and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        targets = PPOTargets(
-            batch.actions, batch.old_log_prob, advantages, batch.old_values, batch.returns
-        )
-        head = self.policy.action_head
-        if isinstance(head, GaussianHead):
-            params = out.params
-            return gaussian_ppo_loss(
-                params["mean"], params["std"], out.values, targets, self._loss_settings
+            extra = term if extra is None else extra + term
+        if self.using_ppo:
+            loss, stats = minibatch_loss(
+                self.policy.action_head, batch, out, self._loss_settings, self.normalize_advantage
             )
-        log_prob, entropy = head.log_prob(out.params, batch.actions), head.entropy(out.params)
-        return ppo_loss(log_prob, entropy, out.values, targets, self._loss_settings)
+            if extra is not None:
+                loss = loss + extra
+                stats[_LOSS] = loss.detach()
+            return loss, stats
+        if extra is None:
+            raise StrlValueError(
+                f"{type(self).__name__}: using_ppo=False leaves no loss to train on. Give a "
+                "coefficient that is not 0."
+            )
+        return extra, extra.detach().view(1)
 
     def _optimizer_step(self, loss: th.Tensor) -> None:
         optimizer = self.policy.optimizer
@@ -412,10 +422,10 @@ class PPO(TensorOnPolicyAlgorithm):
             )
         for key, value in means.items():
             self.logger.record(f"train/{key}", value)
-        buffer = self.rollout_buffer
-        extra = {
-            "train/explained_variance": explained_variance(buffer["values"], buffer["returns"])
-        }
+        extra: dict[str, th.Tensor] = {}
+        if self.using_ppo:
+            values, returns = self.rollout_buffer["values"], self.rollout_buffer["returns"]
+            extra["train/explained_variance"] = explained_variance(values, returns)
         log_std = self.policy.log_std
         if log_std is not None:
             extra["train/std"] = log_std.exp().mean()

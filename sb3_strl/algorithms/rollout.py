@@ -9,15 +9,16 @@ from typing import Any, Literal
 import torch as th
 from gymnasium import spaces
 
+from sb3_strl.algorithms.losses import standardize
 from sb3_strl.algorithms.sequence_values import Tail, add_tail_values, value_sequences
-from sb3_strl.buffers.presets import mask_field
+from sb3_strl.buffers.presets import ON_POLICY, mask_field
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.memory_state import PolicyState
 from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs import LazyArray, TensorVecEnv
-from sb3_strl.objectives.base import RewardTerm, RolloutStep
+from sb3_strl.objectives.base import Decision, Objective, RewardTerm, RolloutStep
 from sb3_strl.policies.actor_critic import StrlPolicy
 
 _CHUNK_ROWS = {"cpu": 4096}
@@ -36,6 +37,7 @@ class RolloutCollector:
     :param policy: the policy that acts
     :param generator: source of the action noise
     :param timeout_bootstrap: see :class:`~sb3_strl.algorithms.PPO`
+    :param proposer: the one objective that may have other actions executed, if there is one
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class RolloutCollector:
         policy: StrlPolicy,
         generator: th.Generator,
         timeout_bootstrap: Literal["auto", "terminal", "last_value", "none"],
+        proposer: Objective | None = None,
     ) -> None:
         self.policy = policy
         self.generator = generator
         self.device = generator.device
         self.timeout_bootstrap = timeout_bootstrap
+        self.proposer = proposer
         self.final_obs: TensorDict = {}
         self._has_final: list[bool] = []
         self._has_warned = False
@@ -98,7 +102,9 @@ class RolloutCollector:
         """
         Decide and store the decision.
 
-        :return: actions as sampled, and as the environment takes them (inside its bounds)
+        What is stored is what is executed: the policy's own action, or in some rows another.
+
+        :return: actions as chosen, and as the environment takes them (inside its bounds)
         """
         head = self.policy.action_head
         params = self._params(obs, episode_starts)
@@ -106,7 +112,18 @@ class RolloutCollector:
             actions = head.mode(params)
         else:
             actions = head.sample(params, self.noise[self.buffer.pos])
-        self.buffer.add(obs, actions, params, episode_starts)
+        if self.proposer is None:
+            self.buffer.add(obs, actions, params, episode_starts)
+        else:
+            decision = Decision(self.buffer.pos, obs, actions, episode_starts)
+            proposal = self.proposer.propose_actions(decision)
+            others = th.zeros_like(episode_starts)
+            if proposal is not None:
+                others = proposal.mask
+                rows = others.view(-1, *[1] * (actions.ndim - 1))
+                actions = th.where(rows, proposal.actions.to(actions.dtype), actions)
+            self.buffer.add(obs, actions, params, episode_starts)
+            self.buffer.put(ON_POLICY, ~others)
         if self._bounds is None:
             return actions, actions
         clipped = actions.clamp(*self._bounds)
@@ -284,11 +301,12 @@ class RolloutCollector:
         return dict(zip(self.logs, means.tolist(), strict=True))
 
 
-def normalize_advantages(advantages: th.Tensor) -> None:
-    """Subtract the mean and divide by the unbiased standard deviation plus 1e-8, in place."""
+def normalize_advantages(buffer: RolloutBuffer) -> None:
+    """Standardise a rollout's advantages in place, by those whose action the policy chose."""
+    advantages = buffer["advantages"]
     if advantages.numel() > 1:
-        mean, std = advantages.mean(), advantages.std()
-        advantages.sub_(mean).div_(std + 1e-8)
+        mask = buffer[ON_POLICY] if ON_POLICY in buffer.fields else None
+        advantages.copy_(standardize(advantages, mask))
 
 
 def _move(result: TensorStep, device: th.device) -> TensorStep:

@@ -13,8 +13,10 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
+from sb3_strl.objectives.base import Objective
 
 if TYPE_CHECKING:
+    from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
     from sb3_strl.algorithms.ppo import PPO
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -117,6 +119,21 @@ def _check_normalisation(name: str, algorithm: PPO) -> None:
         )
 
 
+def find_proposer(algorithm: TensorOnPolicyAlgorithm) -> Objective | None:
+    """
+    Return the objective that may have other actions executed.
+
+    :raises StrlTypeError: if there are several
+    """
+    found = [item for item in algorithm.objectives if item.overrides("propose_actions")]
+    if len(found) > 1:
+        raise StrlTypeError(
+            f"{type(algorithm).__name__}: the objectives {[item.name for item in found]} all "
+            "propose actions, but an environment executes one. Keep one of them."
+        )
+    return found[0] if found else None
+
+
 def check_policy(algorithm: PPO) -> None:
     """
     Refuse settings that the policy cannot be trained with.
@@ -124,11 +141,11 @@ def check_policy(algorithm: PPO) -> None:
     :raises StrlValueError: if minibatches cannot hold whole sequences, or nothing could be learned
     """
     name, policy = type(algorithm).__name__, algorithm.policy
-    if policy.is_deterministic:
+    if policy.is_deterministic and algorithm.using_ppo:
         raise StrlValueError(
             f"{name}: {type(policy).__name__} acts with its mean, where the gradient of the "
             "log-probability is zero, so PPO's surrogate cannot train it. Distil a teacher into "
-            "it, or use the policy without 'Deterministic'."
+            "it with TPPO(using_ppo=False), or use the policy without 'Deterministic'."
         )
     if not policy.is_recurrent:
         return

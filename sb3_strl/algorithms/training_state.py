@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -76,6 +76,7 @@ class ResumePoint:
     :param env_state: state of the environment, ``None`` if it offers none
     :param episode_stats: running returns and lengths
     :param random: the random generators
+    :param objectives: what objectives carry from step to step, by name
     """
 
     num_timesteps: int
@@ -85,6 +86,7 @@ class ResumePoint:
     env_state: TensorDict | None
     episode_stats: TensorDict
     random: RandomState
+    objectives: dict[str, Any] = field(default_factory=dict)
 
 
 class TrainingState:

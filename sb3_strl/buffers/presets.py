@@ -9,6 +9,9 @@ import torch as th
 
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBuffer
 
+ON_POLICY = "on_policy"
+"""Where the policy chose the executed action itself; exists if an objective may propose others."""
+
 
 def ref_motion_fields(feature_dim: int) -> dict[str, FieldSpec]:
     """
@@ -32,7 +35,7 @@ def action_label_fields(action_dim: int) -> dict[str, FieldSpec]:
     """
     return {
         "teacher/actions": FieldSpec((action_dim,)),
-        "teacher/student_mask": FieldSpec((), th.bool),
+        ON_POLICY: FieldSpec((), th.bool),
     }
 
 

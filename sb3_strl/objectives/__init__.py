@@ -1,6 +1,13 @@
 """What is optimised beside PPO's own three losses."""
 
-from sb3_strl.objectives.base import Context, Objective, RewardTerm, RolloutStep
+from sb3_strl.objectives.base import (
+    Context,
+    Decision,
+    Objective,
+    Proposal,
+    RewardTerm,
+    RolloutStep,
+)
 from sb3_strl.objectives.estimation import Estimation, EstimationOptions
 from sb3_strl.objectives.expert import ExpertSource, MotionFeatures
 from sb3_strl.objectives.motion_prior import AdversarialMotionPrior, MotionPriorOptions
@@ -9,12 +16,14 @@ from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
 __all__ = [
     "AdversarialMotionPrior",
     "Context",
+    "Decision",
     "Estimation",
     "EstimationOptions",
     "ExpertSource",
     "MotionFeatures",
     "MotionPriorOptions",
     "Objective",
+    "Proposal",
     "RNDOptions",
     "RandomNetworkDistillation",
     "RewardTerm",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ class Context:
     :param n_steps: steps per rollout
     :param n_envs: number of environments
     :param learning_rate: initial learning rate of the policy
+    :param n_updates: returns the number k of completed updates, which schedules are functions of
     """
 
     policy: StrlPolicy
@@ -36,6 +37,7 @@ class Context:
     n_steps: int
     n_envs: int
     learning_rate: float
+    n_updates: Callable[[], int] = lambda: 0
 
 
 class RewardTerm(NamedTuple):
@@ -48,6 +50,34 @@ class RewardTerm(NamedTuple):
 
     task_scale: float
     bonus: th.Tensor
+
+
+class Decision(NamedTuple):
+    """
+    What the policy is about to do.
+
+    :param t: step in the rollout
+    :param obs: groups that the environment returned, ``(n_envs, ...)``
+    :param actions: the policy's own, ``(n_envs, action_dim)`` or ``(n_envs,)``
+    :param episode_starts: ``(n_envs,)``, ``obs`` is the first of its episode
+    """
+
+    t: int
+    obs: TensorDict
+    actions: th.Tensor
+    episode_starts: th.Tensor
+
+
+class Proposal(NamedTuple):
+    """
+    What is executed instead.
+
+    :param actions: as in :class:`Decision`
+    :param mask: ``(n_envs,)`` bool, rows where they replace the policy's
+    """
+
+    actions: th.Tensor
+    mask: th.Tensor
 
 
 class RolloutStep(NamedTuple):
@@ -93,6 +123,17 @@ class Objective:
         """Return the fields to store, named ``<objective>/<field>``."""
         return {}
 
+    def propose_actions(self, decision: Decision) -> Proposal | None:
+        """
+        Have other actions executed in some environments; ``None`` for none.
+
+        At most one objective may. The loop stores what was executed with its probability under the
+        policy, and where that was not the policy's choice only the value loss and the objectives'
+        losses see the sample.
+        """
+        del decision
+        return None
+
     def on_step(self, step: RolloutStep, buffer: RolloutBuffer) -> None:
         """Write this step's fields into the buffer."""
 
@@ -116,16 +157,20 @@ class Objective:
         """Return what to log for the last rollout and update, 0-d tensors by logger key."""
         return {}
 
+    def rollout_state(self) -> Any:
+        """Return what is carried from step to step: tensors in plain containers, or ``None``."""
+        return None
+
+    def load_rollout_state(self, state: Any) -> None:
+        """Take up what :meth:`rollout_state` returned."""
+
+    @classmethod
+    def overrides(cls, hook: str) -> bool:
+        """Tell whether the objective has a hook of its own."""
+        return any(hook in vars(base) for base in cls.__mro__ if base not in (Objective, object))
+
     def describe(self) -> tuple[str, str, str]:
         """Return name, coefficient and active hooks for ``print(model)``."""
-        base = vars(Objective)
-        hooks = [
-            hook
-            for hook in ("on_step", "reward_term", "loss", "update")
-            if any(
-                hook in vars(cls)
-                for cls in type(self).__mro__
-                if cls is not Objective and hook in base
-            )
-        ]
+        names = ("propose_actions", "on_step", "reward_term", "loss", "update")
+        hooks = [name for name in names if self.overrides(name)]
         return (self.name, "-", ", ".join(hooks))

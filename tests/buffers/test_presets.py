@@ -24,7 +24,7 @@ def test_fields_of_a_teacher() -> None:
     fields = action_label_fields(3)
     assert {n: (s.shape, s.dtype) for n, s in fields.items()} == {
         "teacher/actions": ((3,), th.float32),
-        "teacher/student_mask": ((), th.bool),
+        "on_policy": ((), th.bool),
     }
 
 
