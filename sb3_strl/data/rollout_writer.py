@@ -187,7 +187,7 @@ class RolloutWriter:
         rewards: Array,
         terminated: Array,
         truncated: Array,
-        final_obs: Mapping[str, Array],
+        final_obs: Mapping[str, Array] | None,
         extras: Mapping[str, Array] | None = None,
     ) -> None:
         """
@@ -199,7 +199,7 @@ class RolloutWriter:
         :param terminated: ``(T, N)``, bool
         :param truncated: ``(T, N)``, bool
         :param final_obs: ``(T, N, ...)`` by group, after each step and before any reset; looked at
-            where an episode ended, and in the last step
+            where an episode ended, and in the last step; ``None`` if unknown
         :param extras: further fields ``(T, N, ...)``, e.g. a teacher's actions
         :raises StrlValueError: if shapes or names differ from one another or from earlier calls
         :raises NonFiniteError: if a number is NaN or infinite; nothing of the call is then written
@@ -213,7 +213,7 @@ class RolloutWriter:
             "dones": dones,
             "timeouts": np.asarray(truncated, np.bool_) & ~np.asarray(terminated, np.bool_),
         }
-        finals = {name: np.asarray(value) for name, value in final_obs.items()}
+        finals = {name: np.asarray(value) for name, value in (final_obs or {}).items()}
         self._check(fields, finals, obs)
         for env in range(self.num_envs):
             start = 0
@@ -291,7 +291,7 @@ class RolloutWriter:
         steps = len(fields["rewards"])
         ends = fields["dones"].copy()
         ends[-1:] = True
-        if not obs or set(finals) != set(obs):
+        if not obs or (finals and set(finals) != set(obs)):
             raise StrlValueError(
                 f"RolloutWriter: obs has the groups {sorted(obs)}, final_obs {sorted(finals)}. "
                 "Expected at least one group, and the same ones in both."

@@ -236,6 +236,14 @@ def test_extra_fields_and_groups_come_back_under_their_names(tmp_path: Path) -> 
     assert (batch.extras["next_obs/camera"][:-1] == 7).all()
 
 
+def test_unknown_final_observations_are_left_out(tmp_path: Path) -> None:
+    with RolloutWriter(tmp_path, ENVS) as writer:
+        writer.write(**steps({(5, 0): "terminated"}) | {"final_obs": None})
+    last = [b for b in RolloutDataset(tmp_path, 1, device="cpu") if b.done]
+    assert all(th.equal(b.next_observation, b.observation) for b in last)
+    assert sorted(b.timeout.item() for b in last) == [False, True]
+
+
 def changed(key: str, value) -> dict:
     call = steps({(5, 0): "terminated"})
     call[key] = value
@@ -249,7 +257,11 @@ def changed(key: str, value) -> dict:
         (changed("actions", np.zeros((5, ENVS, 1))), StrlValueError, r"'actions' has shape \(5, 2"),
         (changed("actions", np.full((STEPS, ENVS, 1), np.inf)), NonFiniteError, r"'actions' holds"),
         (changed("actions", np.full((STEPS, ENVS), "a")), StrlTypeError, r"of type <U1. Expected"),
-        (changed("final_obs", {}), StrlValueError, r"groups \['policy'\], final_obs \[\]"),
+        (
+            changed("final_obs", {"x": np.zeros((STEPS, ENVS, 1))}),
+            StrlValueError,
+            r"groups \['policy'\], final_obs \['x'\]",
+        ),
         (
             changed("final_obs", {"policy": np.full((STEPS, ENVS, 1), np.nan)}),
             NonFiniteError,
