@@ -8,6 +8,7 @@ Train PPO on an environment written for rsl_rl's runner: legged_gym's, or yours.
 from __future__ import annotations
 
 import argparse
+import importlib
 
 from sb3_strl import PPO, make_vec
 from sb3_strl.callbacks.random_starts import RandomStarts
@@ -21,8 +22,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--timesteps", type=int, default=50_000_000)
     parser.add_argument("--save", default="rsl_rl_ppo")
     args = parser.parse_args(arguments)
-
-    import importlib
 
     module, name = args.factory.split(":")
     factory = getattr(importlib.import_module(module), name)
