@@ -87,3 +87,22 @@ class ActionHead(nn.Module):
         :return: ``(..., input_dim)``
         """
         return function(output)
+
+
+def mapped_params(
+    head: ActionHead, output: th.Tensor, mu_activation: nn.Module | None
+) -> TensorDict:
+    """
+    Return the parameters of a distribution whose mean passes an activation.
+
+    :param head: of the policy
+    :param output: of its network, ``(B, input_dim)``
+    :param mu_activation: on the mean, ``None`` for none; for a hyperbolic tangent the result also
+        has ``"pre_tanh"``, which still says which way back is where the mean saturates
+    """
+    if mu_activation is None:
+        return head.params(output)
+    params = head.params(head.map_mean(output, mu_activation))
+    if isinstance(mu_activation, nn.Tanh):
+        params["pre_tanh"] = head.mode(head.params(output))
+    return params

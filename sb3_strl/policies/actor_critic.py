@@ -18,7 +18,7 @@ from sb3_strl.common.memory_state import MemoryState, PolicyState
 from sb3_strl.common.segments import ObsLayout
 from sb3_strl.common.sequences import Sequences
 from sb3_strl.common.types import TensorDict
-from sb3_strl.policies.action_head import ActionHead
+from sb3_strl.policies.action_head import ActionHead, mapped_params
 from sb3_strl.policies.activations import get_activation_cls
 from sb3_strl.policies.build import (
     build_discriminator,
@@ -360,10 +360,7 @@ class StrlPolicy(PolicyExtras):
         return ActorOutput(self._head(features), state._replace(**new), estimates)
 
     def _head(self, features: th.Tensor) -> TensorDict:
-        output: th.Tensor = self.actor(features)
-        if self.mu_activation is not None:
-            output = self.action_head.map_mean(output, self.mu_activation)
-        return self.action_head.params(output)
+        return mapped_params(self.action_head, self.actor(features), self.mu_activation)
 
     def critic_pass(
         self,
