@@ -148,7 +148,7 @@ class Motion:
         :raises StrlKeyError: if a field that the file announces is missing
         """
         where = f"Motion.load('{path}')"
-        arrays = _read_arrays(where, Path(path))
+        arrays = read_arrays(where, Path(path))
         if str(arrays.get("format")) != _FORMAT or "meta" not in arrays:
             raise StrlValueError(
                 f"{where}: this file is no motion, it holds {sorted(arrays)}. Expected the entries "
@@ -242,8 +242,15 @@ def _checked_columns(
     return checked
 
 
-def _read_arrays(where: str, path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read every entry of an ``.npz`` without pickle."""
+def read_arrays(where: str, path: Path) -> dict[str, npt.NDArray[Any]]:
+    """
+    Read every entry of an ``.npz`` without pickle.
+
+    :param where: who asks, for messages
+    :param path: the file
+    :raises FileNotFoundError: if there is no such file
+    :raises StrlValueError: if it is damaged, is no ``.npz`` or would need pickle
+    """
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
