@@ -1,0 +1,168 @@
+"""The proof that a file acts as the policy does: both run side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_strl.common.segments import SINGLE_GROUP, group_spaces
+from sb3_strl.export.files import Arrays, Runner
+from sb3_strl.export.module import ExportedPolicy, obs_dtype
+from sb3_strl.policies import MutexPolicy
+
+_RESTART_PROBABILITY = 0.05
+
+
+@dataclass(frozen=True)
+class Parity:
+    """
+    How far a file is from the policy.
+
+    :param format: ``"onnx"`` or ``"torchscript"``
+    :param n_steps: steps of the rollout
+    :param n_envs: environments in it
+    :param max_error: largest difference of an action; relative where an action is beyond 1
+    """
+
+    format: str
+    n_steps: int
+    n_envs: int
+    max_error: float
+
+
+Step = tuple[Any, np.ndarray[Any, Any]]
+"""Observations as ``predict`` takes them, raw; and which environments begin an episode."""
+
+
+def invented_rollout(
+    space: spaces.Space[Any], n_envs: int, n_steps: int, seed: int
+) -> Iterator[Step]:
+    """
+    Yield observations that change smoothly, and episodes that begin at random.
+
+    :param space: of the observations
+    :param n_envs: N
+    :param n_steps: how many
+    :param seed: of the random numbers
+    """
+    rng = np.random.default_rng(seed)
+    groups = group_spaces(space)
+    for group in groups.values():
+        group.seed(seed)
+    walks: Arrays = {}
+    starts = np.ones(n_envs, dtype=bool)
+    for _ in range(n_steps):
+        for name, group in groups.items():
+            walks[name] = _next(group, walks.get(name), n_envs, rng)
+        obs = dict(walks) if isinstance(space, spaces.Dict) else walks[SINGLE_GROUP]
+        yield obs, starts
+        starts = rng.random(n_envs) < _RESTART_PROBABILITY
+
+
+def _next(
+    space: spaces.Space[Any],
+    before: np.ndarray[Any, Any] | None,
+    n_envs: int,
+    rng: np.random.Generator,
+) -> np.ndarray[Any, Any]:
+    if not isinstance(space, spaces.Box) or space.dtype == np.uint8:
+        return np.stack([np.asarray(space.sample()) for _ in range(n_envs)])
+    low = np.where(np.isfinite(space.low), space.low, -3.0)
+    high = np.where(np.isfinite(space.high), space.high, 3.0)
+    middle, spread = 0.5 * (low + high), 0.5 * (high - low)
+    noise = rng.standard_normal((n_envs, *space.shape))
+    old = middle if before is None else before
+    new = middle + 0.9 * (old - middle) + 0.3 * spread * noise
+    return np.asarray(np.clip(new, low, high), dtype=space.dtype)
+
+
+def env_rollout(policy: BasePolicy, env: VecEnv, n_steps: int) -> Iterator[Step]:
+    """
+    Yield observations of an environment in which the policy acts.
+
+    :param policy: with its state kept here
+    :param env: it is reset first
+    :param n_steps: how many
+    """
+    obs: Any = env.reset()
+    starts = np.ones(env.num_envs, dtype=bool)
+    state: Any = None
+    for _ in range(n_steps):
+        yield obs, starts
+        actions, state = policy.predict(obs, state, starts, deterministic=True)
+        obs, _, starts, _ = env.step(np.asarray(actions))
+
+
+def compare(
+    policy: BasePolicy,
+    module: ExportedPolicy,
+    run: Runner,
+    rollout: Iterator[Step],
+    normalizer: VecNormalize | None = None,
+) -> tuple[int, int, float]:
+    """
+    Run the policy and a file on the same observations, each with its own memory.
+
+    :param policy: the reference, through ``predict``
+    :param module: what was written
+    :param run: the file
+    :param rollout: raw observations
+    :param normalizer: what the reference's observations pass through
+    :return: steps, environments, largest error
+    """
+    state: Any = None
+    memory: Arrays = {}
+    n_steps, n_envs, worst = 0, 0, 0.0
+    for obs, starts in rollout:
+        n_envs = len(starts)
+        seen = obs if normalizer is None else normalizer.normalize_obs(obs)
+        wanted, state = policy.predict(seen, state, starts, deterministic=True)
+        memory = _restarted(module, memory, starts)
+        if isinstance(policy, MutexPolicy) and policy.commands.random:
+            memory["commands_in"] = state.commands  # drawn by the policy, handed to the file
+        outputs = run({**_observations(module, obs), **memory})
+        got, expected = np.asarray(outputs["actions"]), np.asarray(wanted)
+        worst = max(worst, _error(got, expected.reshape(got.shape)))
+        if module.has_targets:
+            scale, offset = module.scale.numpy(), module.offset.numpy()
+            targets = offset + scale * expected.reshape(got.shape)
+            worst = max(worst, _error(outputs["targets"], targets))
+        memory = {f"{s.name}_in": outputs[f"{s.name}_out"] for s in module.step.states}
+        n_steps += 1
+    return n_steps, n_envs, worst
+
+
+def _error(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    if not np.isfinite(got).all():
+        return float("inf")
+    difference = np.abs(got.astype(np.float64) - expected)
+    return float(np.max(difference / np.maximum(1.0, np.abs(expected)), initial=0.0))
+
+
+def _observations(module: ExportedPolicy, obs: Any) -> Arrays:
+    groups = obs if isinstance(obs, dict) else {SINGLE_GROUP: obs}
+    arrays: Arrays = {}
+    for name, space in module.spaces.items():
+        dtype = th.zeros(0, dtype=obs_dtype(space)).numpy().dtype
+        arrays[f"obs_{name}"] = np.asarray(groups[name]).astype(dtype)
+    return arrays
+
+
+def _restarted(module: ExportedPolicy, memory: Arrays, starts: np.ndarray[Any, Any]) -> Arrays:
+    """Return the states with their initial values where an episode begins."""
+    fresh: Arrays = {}
+    for state in module.step.states:
+        name = f"{state.name}_in"
+        initial = state.for_envs(len(starts)).numpy()
+        shape = [1] * initial.ndim
+        shape[state.batch_dim] = -1
+        old = memory.get(name, initial)
+        fresh[name] = np.where(starts.reshape(shape), initial, old)
+    return fresh
