@@ -12,7 +12,6 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from sb3_strl.common.errors import StrlTypeError
 from sb3_strl.common.flat_adam import FlatAdam
 from sb3_strl.common.memory_state import MemoryState, PolicyState
 from sb3_strl.common.segments import ObsLayout
@@ -29,14 +28,13 @@ from sb3_strl.policies.build import (
 )
 from sb3_strl.policies.contract import Obs
 from sb3_strl.policies.describe import describe_policy
-from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
 from sb3_strl.policies.distributions import GaussianHead, make_action_head
 from sb3_strl.policies.estimation import Estimator, EstimatorSpec
 from sb3_strl.policies.extras import PolicyExtras
 from sb3_strl.policies.memory import Memory, MemorySpec
 from sb3_strl.policies.networks import MlpModel
 from sb3_strl.policies.obs_sets import resolve_sets, select_segments
-from sb3_strl.policies.options import resolve_net_options, resolve_parts
+from sb3_strl.policies.options import refuse_sde, resolve_net_options, resolve_parts
 from sb3_strl.policies.outputs import ActorOutput, PolicyOutput
 from sb3_strl.policies.visual import encoder_specs
 
@@ -133,11 +131,7 @@ class StrlPolicy(PolicyExtras):
         optimizer_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
-        if use_sde:
-            raise StrlTypeError(
-                f"{type(self).__name__}: generalised state-dependent exploration (use_sde=True) is "
-                "not supported. Use stable_baselines3.PPO for it, or leave use_sde out."
-            )
+        refuse_sde(type(self).__name__, use_sde)
         arguments = {
             key: value for key, value in locals().items() if key not in ("self", "__class__")
         }
@@ -185,12 +179,9 @@ class StrlPolicy(PolicyExtras):
             distribution_kwargs,
         )
         self._build_stages(empirical_normalization, normalizer_until, mu_activation)
-        self.discriminator: AMPDiscriminator | None = None
-        if self.parts.amp is not None:
-            spec = DiscriminatorSpec.from_dict(self.parts.amp)
-            self.discriminator = build_discriminator(
-                type(self).__name__, self.layout, self.obs_sets, spec, amp_input_dim
-            )
+        self.discriminator = build_discriminator(
+            type(self).__name__, self.layout, self.obs_sets, self.parts.amp, amp_input_dim
+        )
         if ortho_init:
             readers = (self.actor_reader, self.critic_reader)
             initialise_orthogonally(readers, (self.actor, self.critic))

@@ -84,17 +84,21 @@ def build_discriminator(
     policy: str,
     layout: ObsLayout,
     obs_sets: Mapping[str, Sequence[str]],
-    spec: DiscriminatorSpec,
+    given: Mapping[str, Any] | None,
     input_dim: int | None,
-) -> AMPDiscriminator:
+) -> AMPDiscriminator | None:
     """
     Return the discriminator.
 
     :param policy: name of the policy, for messages
+    :param given: keys of its :class:`~sb3_strl.policies.discriminator.DiscriminatorSpec`, ``None``
+        for no discriminator
     :param input_dim: its input width; ``None`` infers it from the ``amp`` set
     :raises StrlKeyError: if nothing says what it reads
     :raises StrlValueError: if two things say it differently
     """
+    if given is None:
+        return None
     inferred = None
     if "amp" in obs_sets:
         groups = [layout.spaces[group] for group in obs_sets["amp"]]
@@ -111,7 +115,7 @@ def build_discriminator(
             f"{list(layout.spaces)}. Name the groups to judge: "
             'policy_kwargs=dict(obs_groups={"amp": [...]}).'
         )
-    return AMPDiscriminator(width, spec)
+    return AMPDiscriminator(width, DiscriminatorSpec.from_dict(given))
 
 
 def initialise_orthogonally(readers: Sequence[ObsReader], trunks: Sequence[nn.Module]) -> None:

@@ -44,6 +44,19 @@ def _agree(first: tuple[str, Any], second: tuple[str, Any], default: Any) -> Any
     return default if chosen is None else chosen
 
 
+def refuse_sde(policy: str, use_sde: bool) -> None:
+    """
+    Refuse what is not there.
+
+    :raises StrlTypeError: if generalised state-dependent exploration is asked for
+    """
+    if use_sde:
+        raise StrlTypeError(
+            f"{policy}: generalised state-dependent exploration (use_sde=True) is not supported. "
+            "Use stable_baselines3.PPO for it, or leave use_sde out."
+        )
+
+
 def resolve_net_options(
     *,
     net_arch: Sequence[int] | Mapping[str, Sequence[int]] | None,
