@@ -8,7 +8,7 @@ Layout = Sequence[tuple[str, int]]
 """Fields in order with their widths; ``*_quat`` is wxyz, ``*_quat_xyzw`` the other order."""
 
 LAYOUTS: dict[str, Layout] = {
-    # DeepMimic's humanoid (https://github.com/xbpeng/DeepMimic), behind the duration.
+    # DeepMimic's humanoid (https://github.com/xbpeng/DeepMimic), behind the duration; y is up.
     "humanoid": [
         ("root_pos", 3),
         ("root_quat", 4),
@@ -48,7 +48,7 @@ def default_layout(width: int, timed: bool) -> Layout | None:
     :param width: columns of data
     :param timed: whether each frame began with its duration, as DeepMimic's do
     """
-    names = ["humanoid"] if timed else ["quadruped", "amp_quadruped"]
+    names = ["humanoid", "quadruped"] if timed else ["quadruped", "amp_quadruped"]
     fitting = [LAYOUTS[name] for name in names if sum(n for _, n in LAYOUTS[name]) == width]
     return fitting[0] if fitting else None
 

@@ -20,6 +20,8 @@ _FPS_RANGE = (20.0, 500.0)
 _JUMP_FACTOR = 8.0
 _JUMP_SPEED = 2.0
 _SLIDE_SPEED = 0.3
+# MotionLibrary draws the same line.
+_SEAM_FACTOR = 3.0
 _PLOTTED_COLUMNS = 12
 
 
@@ -192,7 +194,8 @@ def _seam(motion: Motion, name: str) -> Finding:
         gap = _angles(values[-1:], values[:1])
     else:
         gap = np.abs(values[-1] - motion.loop_advance(name) - values[0])
-    allowed = np.maximum(_steps(motion, name).max(axis=0), _JUMP_SPEED / motion.fps)
+    usual = _SEAM_FACTOR * _steps(motion, name).max(axis=0)
+    allowed = np.maximum(usual, _JUMP_SPEED / motion.fps)
     worst = int((gap / allowed).argmax())
     text = f"{gap[worst]:.3g}"
     return Finding(

@@ -100,6 +100,24 @@ def test_amp_files_for_robots_are_read_by_their_width(tmp_path: Path, layout: st
         assert motion.fields["joint_vel"][0].tolist() == list(range(37, 49))
 
 
+def test_a_timed_quadruped_stands_upright_already(tmp_path: Path) -> None:
+    frames = np.hstack((np.full((T, 1), 0.0625), quadruped_frames("quadruped")))
+    motion = load_motion(write_json(tmp_path / "laikago.txt", frames, Loop="wrap"))
+    assert motion.fps == 16
+    assert motion.fields["root_pos"][1].tolist() == [100, 101, 102]
+    assert np.allclose(motion.fields["root_quat"], rotation(2, 0.7))
+
+
+def test_single_quaternions_of_another_length_are_normalised(tmp_path: Path) -> None:
+    frames = quadruped_frames("quadruped")
+    frames[2, 3:7] *= 0.6
+    motion = load_motion(write_json(tmp_path / "a.txt", frames, FrameDuration=0.1))
+    assert np.allclose(motion.fields["root_quat"], rotation(2, 0.7))
+    frames[:, 3:7] *= 0.9
+    with pytest.raises(StrlValueError, match=r"'root_quat_xyzw' has lengths from 0.54 to 0.9"):
+        load_motion(write_json(tmp_path / "a.txt", frames, FrameDuration=0.1))
+
+
 def test_other_layouts_are_given_by_name_or_by_list(tmp_path: Path) -> None:
     frames = np.arange(2.0 * T).reshape(T, 2)
     path = write_json(tmp_path / "a.json", frames, FrameDuration=0.1)
@@ -339,3 +357,5 @@ def test_the_real_clips_where_they_are_installed() -> None:
     motion = load_motion(folder / "humanoid3d_walk.txt")
     assert motion.n_frames == 39
     assert 0.5 < motion.fields["root_pos"][:, 2].mean() < 1.2
+    for path in folder.glob("*.txt"):
+        assert load_motion(path).n_frames > 20
