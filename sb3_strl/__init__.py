@@ -5,11 +5,33 @@ Robot learning in Stable-Baselines3's idiom.
 class.
 """
 
-from sb3_strl.algorithms import AMPPPO, APPO, PPO, EstimatorPPO
+from sb3_strl.algorithms import (
+    AMPPPO,
+    APPO,
+    ATPPO,
+    PPO,
+    TPPO,
+    EstimatorAPPO,
+    EstimatorATPPO,
+    EstimatorPPO,
+    EstimatorTPPO,
+)
 from sb3_strl.envs import make_vec, register_gym_ids
 
 __version__ = "0.1.0"
 
 register_gym_ids()
 
-__all__ = ["AMPPPO", "APPO", "PPO", "EstimatorPPO", "__version__", "make_vec"]
+__all__ = [
+    "AMPPPO",
+    "APPO",
+    "ATPPO",
+    "PPO",
+    "TPPO",
+    "EstimatorAPPO",
+    "EstimatorATPPO",
+    "EstimatorPPO",
+    "EstimatorTPPO",
+    "__version__",
+    "make_vec",
+]

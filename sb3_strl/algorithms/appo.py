@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
-from typing_extensions import Unpack
+from typing_extensions import TypedDict, Unpack
 
 from sb3_strl.algorithms.ppo import PPO
 from sb3_strl.algorithms.ppo_kwargs import PPOKwargs
@@ -20,6 +20,23 @@ from sb3_strl.objectives.motion_prior import (
     MotionPriorOptions,
 )
 from sb3_strl.policies.aliases import POLICY_ALIASES
+
+
+class MotionPriorKwargs(TypedDict, total=False):
+    """The keywords that :class:`APPO` adds."""
+
+    discriminator_loss_coef: float
+    discriminator_learning_rate: float | None
+    discriminator_weight_decay: tuple[float, float]
+    discriminator_max_grad_norm: float
+    discriminator_optimizer: Literal["separate", "joint"]
+    amp_replay_size: int
+    amp_obs_dim: int | None
+    expert_source: Literal["env"] | MotionLibrary | ExpertSource
+    mimic_reward_coef: float
+    mimic_loss_coef: float
+    dagger_loss_coef: float
+    bc_loss_coef: float | None
 
 
 class APPO(PPO):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBuffer
 
@@ -27,16 +29,29 @@ def ref_motion_fields(feature_dim: int) -> dict[str, FieldSpec]:
     }
 
 
+TEACHER_ACTIONS = "teacher/actions"
+"""What a teacher would have done."""
+
+
 def action_label_fields(action_dim: int) -> dict[str, FieldSpec]:
     """
     Fields of a teacher's labels.
 
     :param action_dim: number of action dimensions
     """
-    return {
-        "teacher/actions": FieldSpec((action_dim,)),
-        ON_POLICY: FieldSpec((), th.bool),
-    }
+    return {TEACHER_ACTIONS: FieldSpec((action_dim,)), ON_POLICY: FieldSpec((), th.bool)}
+
+
+def label_fields(action_space: spaces.Space[Any]) -> dict[str, FieldSpec]:
+    """
+    Return the field of a teacher's labels, shaped like the actions.
+
+    :param action_space: of the environment
+    """
+    if isinstance(action_space, spaces.Discrete):
+        return {TEACHER_ACTIONS: FieldSpec((), th.int64)}
+    dtype = th.int64 if isinstance(action_space, spaces.MultiDiscrete) else th.float32
+    return {TEACHER_ACTIONS: FieldSpec((int(get_action_dim(action_space)),), dtype)}
 
 
 def mask_field(estimator: str) -> str:

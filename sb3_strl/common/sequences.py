@@ -48,6 +48,10 @@ class SequencePlan:
     tails: th.Tensor
     final: th.Tensor
 
+    def as_sequences(self, state: PolicyState) -> Sequences:
+        """Return the sequences with the hidden states before them, ``(L, Q, H)``."""
+        return Sequences(self.batch_sizes, state)
+
 
 class EpisodeMap:
     """

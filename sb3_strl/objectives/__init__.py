@@ -8,6 +8,7 @@ from sb3_strl.objectives.base import (
     RewardTerm,
     RolloutStep,
 )
+from sb3_strl.objectives.distillation import DistillationOptions, TeacherDistillation
 from sb3_strl.objectives.estimation import Estimation, EstimationOptions
 from sb3_strl.objectives.expert import ExpertSource, MotionFeatures
 from sb3_strl.objectives.motion_prior import AdversarialMotionPrior, MotionPriorOptions
@@ -17,6 +18,7 @@ __all__ = [
     "AdversarialMotionPrior",
     "Context",
     "Decision",
+    "DistillationOptions",
     "Estimation",
     "EstimationOptions",
     "ExpertSource",
@@ -28,4 +30,5 @@ __all__ = [
     "RandomNetworkDistillation",
     "RewardTerm",
     "RolloutStep",
+    "TeacherDistillation",
 ]

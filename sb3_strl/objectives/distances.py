@@ -68,7 +68,8 @@ def vector_distance(
     """
     gap = output - target
     if name == "real":
-        return th.linalg.vector_norm(gap, dim=-1)
+        norm: th.Tensor = th.linalg.vector_norm(gap, dim=-1)
+        return norm
     if name == "mse_sum":
         return gap.square().sum(-1)
     if name == "l1":
