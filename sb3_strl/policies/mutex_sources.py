@@ -149,7 +149,7 @@ def resolve_source(source: SubPolicySource, device: th.device) -> SubPolicy:
     :raises StrlTypeError: if it is none of these
     :raises StrlValueError: if there is no such file
     """
-    given = source if isinstance(source, tuple) else (source,)
+    given: tuple[Any, ...] = source if isinstance(source, tuple) else (source,)
     if not 1 <= len(given) <= len(SubPolicy._fields) or not isinstance(
         given[0], (BasePolicy, str, Path)
     ):

@@ -56,7 +56,8 @@ def tree_to_tensors(tree: Any, device: th.device) -> Any:
 def _like(tree: tuple[Any, ...], branches: list[Any]) -> tuple[Any, ...]:
     """Return branches as the same kind of tuple; named ones take their fields one by one."""
     kind: Any = type(tree)
-    return kind(*branches) if hasattr(tree, "_fields") else kind(branches)
+    result: tuple[Any, ...] = kind(*branches) if hasattr(tree, "_fields") else kind(branches)
+    return result
 
 
 def one_hot_rows(selection: th.Tensor, n_envs: int, indices: th.Tensor, where: str) -> th.Tensor:
