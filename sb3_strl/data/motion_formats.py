@@ -82,7 +82,8 @@ def read_amp_json(
 
     With ``FrameDuration`` in the file all columns are data; otherwise the first one is the duration
     of the frame. In DeepMimic's humanoid clips the y axis points up: positions and rotations are
-    turned so that z does. Quaternions are brought to unit length, which some of them have not.
+    turned so that z does. Frames of different durations are interpolated to the most frequent one;
+    quaternions are brought to unit length, which some of them have not.
 
     :param path: the text file
     :param layout: a known layout's name, or the fields in order with their widths, e.g.
@@ -109,7 +110,10 @@ def read_amp_json(
     chosen = _layout(where, layout, frames.shape[1], durations is not None)
     fields = _split(where, frames, chosen)
     y_up = chosen is LAYOUTS["humanoid"]
-    fps = _fps(where, data) if durations is None else _common_rate(where, durations)
+    if durations is None:
+        fps = _fps(where, data)
+    else:
+        fields, fps = _evenly(where, fields, durations)
     return _motion(
         name, {k: _z_up(k, v) if y_up else v for k, v in fields.items()}, fps, data, loop
     )
@@ -271,15 +275,32 @@ def _fps(where: str, data: Mapping[str, Any]) -> float:
     return 1.0 / duration
 
 
-def _common_rate(where: str, durations: _Array) -> float:
-    """Return the rate that all frames have; the last frame's duration means nothing."""
-    low, high = float(durations[:-1].min()), float(durations[:-1].max())
-    if not 0 < low <= high <= low * 1.001:
+def _evenly(
+    where: str, fields: Mapping[str, _Array], durations: _Array
+) -> tuple[dict[str, _Array], float]:
+    """Return fields at one rate, the most frequent one; the last frame's duration means nothing."""
+    spans = durations[:-1]
+    if not np.all(spans > 0):
         raise StrlValueError(
-            f"{where}: frames last between {low} and {high} s. Expected one positive duration for "
-            "all. Resample the clip, or pass a layout if the first column is no duration."
+            f"{where}: frames last between {spans.min()} and {spans.max()} s. Expected positive "
+            "durations. Pass a layout if the first column is no duration."
         )
-    return 1.0 / float(np.median(durations[:-1]))
+    step = float(np.median(spans))
+    if spans.max() <= spans.min() * 1.001:
+        return dict(fields), 1.0 / step
+    times = np.append(0.0, np.cumsum(spans))
+    grid = step * np.arange(int(np.floor(times[-1] / step + 1e-6)) + 1)
+    even: dict[str, _Array] = {}
+    for name, given in fields.items():
+        values = given
+        if name.endswith("_quat"):  # q and -q are one rotation, and nothing lies between them
+            flips = np.where((values[1:] * values[:-1]).sum(axis=1) < 0, -1.0, 1.0)
+            values = values * np.append(1.0, np.cumprod(flips))[:, None]
+        values = np.stack([np.interp(grid, times, column) for column in values.T], axis=1)
+        if name.endswith("_quat"):
+            values = values / np.linalg.norm(values, axis=1, keepdims=True)
+        even[name] = values
+    return even, 1.0 / step
 
 
 def _layout(where: str, layout: str | Layout | None, width: int, timed: bool) -> Layout:

@@ -69,9 +69,28 @@ def test_the_last_frames_duration_means_nothing(tmp_path: Path) -> None:
     frames = humanoid_frames()
     frames[-1, 0] = 0
     assert load_motion(write_json(tmp_path / "a.txt", frames)).fps == pytest.approx(30)
-    frames[2, 0] = 0.1
-    with pytest.raises(StrlValueError, match=r"frames last between 0.03.* and 0.1 s. Expected one"):
+    frames[2, 0] = 0
+    with pytest.raises(
+        StrlValueError, match=r"frames last between 0.0 and 0.03.*Expected positive"
+    ):
         load_motion(write_json(tmp_path / "a.txt", frames))
+
+
+def test_frames_of_different_durations_become_even(tmp_path: Path) -> None:
+    frames = humanoid_frames()
+    times = np.array([0, 1, 2, 4, 5, 6]) / 30  # one frame is missing
+    frames[:, 0] = np.append(np.diff(times), 0)
+    frames[:, 1] = 3 * times
+    turns = [rotation(1, t) for t in times]
+    frames[:, 4:8] = np.array(turns) * np.array([1, 1, 1, -1, -1, 1])[:, None]
+    motion = load_motion(write_json(tmp_path / "a.txt", frames))
+    assert motion.fps == pytest.approx(30)
+    even = np.arange(7) / 30
+    assert np.allclose(motion.fields["root_pos"][:, 0], 3 * even)
+    signs = np.sign(motion.fields["root_quat"][:, :1])
+    assert np.allclose(
+        motion.fields["root_quat"] * signs, [rotation(2, t) for t in even], atol=1e-4
+    )
 
 
 def quadruped_frames(layout: str) -> np.ndarray:
