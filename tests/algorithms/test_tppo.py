@@ -35,7 +35,7 @@ def test_dagger_leaves_the_critic_alone(policy: str) -> None:
         rests = name.startswith("critic") or "std_param" in name
         assert th.equal(parameter, before[name]) == rests, name
     logged = model.logger.name_to_value
-    assert logged["distill/l1distance"] < 0.7 * first
+    assert logged["distill/l1distance"] < 0.9 * first
     assert "train/value_loss" not in logged
     assert (model.rollout_buffer["advantages"] == 0).all()
     assert model.rollout_buffer["on_policy"].all()  # after ten updates the student drives
