@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--seeds", type=int, default=2, help="trainings of every skill (%(default)s)")
     add("--steps", type=int, help="environment steps of each training (default: the skill's own)")
     add("--n-envs", type=int, default=64, help="robots that train at the same time (%(default)s)")
-    add("--robots", type=int, default=32, help="robots on the course (%(default)s)")
+    add("--robots", type=int, default=128, help="robots on the course (%(default)s)")
     add("--smoothing", type=int, default=1, help="selections averaged over (%(default)s)")
     add("--processes", type=int, default=2, help="trainings at the same time (%(default)s)")
     add("--evaluate", action="store_true", help="no training: the policies are in --out already")

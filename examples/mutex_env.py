@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from sb3_strl.common.types import TensorDict
 from sb3_strl.envs.walker import WalkerVecEnv
+from sb3_strl.envs.walker_physics import DomainRandomization
 
 ROBOT: dict[str, Any] = {"n_frames": 5, "min_height": 0.6, "max_pitch": 0.8, "n_threads": 1}
 """What training and the course have in common."""
@@ -78,6 +79,7 @@ class CourseVecEnv(WalkerVecEnv):
             seed=seed,
             action_scale=action_scale,
             rsi_prob=0.0,
+            domain_randomization=DomainRandomization(n_models=n_envs),  # no two robots alike
             max_episode_length=sum(lengths),
             **ROBOT,
         )

@@ -13,6 +13,7 @@ from sb3_strl import APPO, PPO
 from sb3_strl.data import Motion, MotionLibrary
 from sb3_strl.envs.walker import WalkerVecEnv
 from sb3_strl.envs.walker_options import MOTIONS
+from sb3_strl.envs.walker_physics import DomainRandomization
 from sb3_strl.envs.walker_task import WalkerRewards
 from sb3_strl.policies import save_policy
 
@@ -58,6 +59,8 @@ class Skill:
     :param steps: environment steps
     :param init_noise_std: initial standard deviation of the actions
     :param desired_kl: of the adaptive learning rate
+    :param push_velocity: largest push in training, m/s; on the course it is 0.3
+    :param max_episode_length: steps; short, for it is the beginning that decides on a course
     """
 
     name: str
@@ -70,6 +73,8 @@ class Skill:
     steps: int
     init_noise_std: float = 0.5
     desired_kl: float = 0.02
+    push_velocity: float = 0.6
+    max_episode_length: int = 250
 
     def shortened(self, steps: int | None) -> Skill:
         """Return the skill with another number of steps, ``None`` for its own."""
@@ -87,7 +92,7 @@ SKILLS = (
         clips=(("walk", 1.0),),
         rsi_prob=0.6,
         sigma=0.25,
-        steps=1_200_000,
+        steps=1_500_000,
         # Standing takes less noise, and is unlearnt again at larger steps.
         init_noise_std=0.3,
         desired_kl=0.01,
@@ -98,7 +103,7 @@ SKILLS = (
         commands=(0.8, 1.2),
         action_scale=(0.7, 0.9, 0.5),
         clips=(("walk", 0.6), ("run", 0.4)),
-        rsi_prob=0.8,
+        rsi_prob=0.6,
         sigma=0.25,
         steps=1_000_000,
     ),
@@ -138,6 +143,8 @@ def make_env(skill: Skill, n_envs: int, seed: int) -> WalkerVecEnv:
         action_scale=skill.action_scale,
         rewards=WalkerRewards(velocity_sigma=skill.sigma),
         rsi_prob=skill.rsi_prob,
+        domain_randomization=DomainRandomization(push_velocity=skill.push_velocity),
+        max_episode_length=skill.max_episode_length,
         **ROBOT,
     )
 
