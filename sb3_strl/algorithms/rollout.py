@@ -139,6 +139,7 @@ class RolloutCollector:
             result = _move(result, self.device)
         self.dones = result.terminated | result.truncated
         self.buffer.add_outcome(result.rewards, result.terminated, result.truncated)
+        self.buffer.add_successor(result.obs, result.final_obs, self.dones)
         self.stats.update(result.rewards, self.dones)
         self._has_final.append(result.final_obs is not None)
         if result.final_obs is not None:

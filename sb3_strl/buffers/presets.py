@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBuffer
+from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBuffer, group_field
+from sb3_strl.common.segments import group_spaces
+from sb3_strl.common.types import TensorDict
 
 ON_POLICY = "on_policy"
 """Where the policy chose the executed action itself; exists if an objective may propose others."""
@@ -122,3 +124,52 @@ class EstimatorRolloutBuffer(RolloutBuffer):
             **kwargs.get("extra_fields", {}),
         }
         super().__init__(*args, **kwargs)
+
+
+NEXT = "next/"
+NEXT_KNOWN = "next/known"
+
+
+class SarsaRolloutBuffer(RolloutBuffer):
+    """
+    RolloutBuffer that also holds the true successor of every observation.
+
+    ``next/<group>`` is the observation that followed, the last one of the episode where it ended;
+    ``next/known`` is false where the environment does not supply that one.
+
+    :param args: as :class:`RolloutBuffer`
+    :param observation_space: as :class:`RolloutBuffer`
+    :param groups: as :class:`RolloutBuffer`
+    :param kwargs: as :class:`RolloutBuffer`; unknown ones are refused there
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        *args: Any,
+        groups: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        available = group_spaces(observation_space)
+        self._successors = [g for g in (available if groups is None else groups) if g in available]
+        own = {NEXT + group: group_field(available[group]) for group in self._successors}
+        kwargs["extra_fields"] = {
+            **own,
+            NEXT_KNOWN: FieldSpec((), th.bool),
+            **kwargs.get("extra_fields", {}),
+        }
+        kwargs["groups"] = groups
+        super().__init__(buffer_size, observation_space, *args, **kwargs)
+
+    def add_successor(
+        self, obs: TensorDict, final_obs: TensorDict | None, dones: th.Tensor
+    ) -> None:
+        """Store what was seen after the last decision."""
+        for group in self._successors:
+            after = obs[group]
+            if final_obs is not None:
+                rows = dones.view(-1, *[1] * (after.ndim - 1))
+                after = th.where(rows, final_obs[group], after)
+            self.put(NEXT + group, after)
+        self.put(NEXT_KNOWN, th.ones_like(dones) if final_obs is not None else ~dones)

@@ -75,6 +75,11 @@ def _torch_dtype(space: spaces.Space[Any]) -> th.dtype:
     return th.float32
 
 
+def group_field(space: spaces.Space[Any]) -> FieldSpec:
+    """Return the field that stores observations of a group."""
+    return FieldSpec(tuple(space.shape or ()), _torch_dtype(space))
+
+
 class RolloutBuffer(DictRolloutBuffer):
     """
     Storage of ``n_steps`` steps of ``n_envs`` environments.
@@ -155,12 +160,7 @@ class RolloutBuffer(DictRolloutBuffer):
         discrete = isinstance(self.action_space, spaces.Discrete)
         action_shape = () if discrete else (int(get_action_dim(self.action_space)),)
         integer = isinstance(self.action_space, (spaces.Discrete, spaces.MultiDiscrete))
-        fields = {
-            OBS + group: FieldSpec(
-                tuple(available[group].shape or ()), _torch_dtype(available[group])
-            )
-            for group in self.groups
-        }
+        fields = {OBS + group: group_field(available[group]) for group in self.groups}
         fields["actions"] = FieldSpec(action_shape, th.int64 if integer else th.float32)
         fields.update(dist)
         fields.update(
@@ -303,6 +303,17 @@ class RolloutBuffer(DictRolloutBuffer):
         self._rows["terminated"][step].copy_(terminated)
         self._rows["truncated"][step].copy_(truncated)
         self.full = self.pos == self.buffer_size
+
+    def add_successor(
+        self, obs: TensorDict, final_obs: TensorDict | None, dones: th.Tensor
+    ) -> None:
+        """
+        Store what was seen after the last decision; here nothing, see the Sarsa preset.
+
+        :param obs: groups after the step, first observations of new episodes where one ended
+        :param final_obs: last observations of the episodes that ended, if known
+        :param dones: ``(n_envs,)``, which ended
+        """
 
     def put(self, name: str, value: th.Tensor) -> None:
         """

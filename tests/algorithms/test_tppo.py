@@ -12,6 +12,7 @@ import torch as th
 from sb3_strl import TPPO
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from tests.envs.toy import PointMass
+from tests.host_sync import no_host_sync
 from tests.objectives.test_teacher import collect, make, trained
 
 
@@ -135,3 +136,25 @@ def test_no_warning_with_a_real_teacher() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(trained()).learn(32)
+
+
+@pytest.mark.parametrize("options", [{}, {"buffer_dilation_ratio": 2.0, "distill_target": "kl"}])
+def test_neither_steps_nor_minibatches_wait_for_the_device(options: dict[str, Any]) -> None:
+    model = make(trained(), teacher_act_prob=0.5, normalize_advantage="minibatch", **options)
+    model.learn(64)
+    _, callback = model._setup_learn(1)
+    assert model.tensor_env is not None
+    collector, buffer = model.collector, model.rollout_buffer
+    collector.start(buffer, model.tensor_env, model.episode_stats)
+    obs, starts = model._last_obs, model._last_episode_starts
+    for _ in range(model.n_steps):
+        with no_host_sync():
+            actions, clipped = collector.act(obs, starts)
+            result = collector.step(clipped)
+            model.distillation.on_step(collector.as_step(actions, result), buffer)
+        obs, starts = result.obs, collector.dones
+    collector.value(obs)
+    model.distillation.start_update(buffer)
+    for batch in buffer.get(8):
+        with no_host_sync():
+            assert model._minibatch(batch)
