@@ -142,7 +142,7 @@ def test_no_warning_with_a_real_teacher() -> None:
 def test_neither_steps_nor_minibatches_wait_for_the_device(options: dict[str, Any]) -> None:
     model = make(trained(), teacher_act_prob=0.5, normalize_advantage="minibatch", **options)
     model.learn(64)
-    _, callback = model._setup_learn(1)
+    model._setup_learn(1)
     assert model.tensor_env is not None
     collector, buffer = model.collector, model.rollout_buffer
     collector.start(buffer, model.tensor_env, model.episode_stats)
