@@ -1,0 +1,74 @@
+"""The entry point: one sub-command per module."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from sb3_strl import __version__
+from sb3_strl.cli import bench, doctor, evaluate, export, motion, play, train, zoo
+from sb3_strl.cli.console import complain
+from sb3_strl.common.errors import StrlError
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_EXAMPLES = """\
+examples:
+  strl doctor                                                  is everything there?
+  strl train --algo appo --policy AmpPolicy --steps 1e6 --out runs/walk
+  strl evaluate runs/walk/model.zip --episodes 20
+  strl play runs/walk/model.zip --out walk.gif
+  strl export runs/walk/model.zip --out robot/
+  strl motion inspect clip.npz --plot clip.png
+  strl zoo train --algo appo --env sb3_strl/Walker-v0
+
+exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with all sub-commands."""
+    parser = argparse.ArgumentParser(
+        prog="strl",
+        description="Train, look at, measure and export robot policies.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sb3_strl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for module in (train, play, evaluate, export, motion, doctor, bench, zoo):
+        module.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    :param arguments: default ``sys.argv[1:]``
+    :return: exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    # What follows these is for another program, --help included.
+    for command, run_with in ((zoo.NAME, zoo.run_with), (bench.NAME, bench.run_with)):
+        if given[:1] == [command]:
+            return _guarded(lambda run=run_with: run(given[1:]))  # type: ignore[misc]
+    try:
+        args = parser.parse_args(given)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else USAGE
+    run: Callable[[argparse.Namespace], int] = args.run
+    return _guarded(lambda: run(args))
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """Turn a user's mistake into a message and an exit code."""
+    try:
+        return run()
+    except (StrlError, OSError) as error:
+        complain(f"strl: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        complain("strl: interrupted")
+        return INTERRUPTED

@@ -1,0 +1,144 @@
+"""``strl train``."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.logger import configure
+
+from sb3_strl import make_vec
+from sb3_strl.algorithms import PPO
+from sb3_strl.cli.config import (
+    CONFIG_FILE,
+    TrainConfig,
+    apply_overrides,
+    known_algorithms,
+    read_yaml,
+)
+from sb3_strl.cli.console import has_progress_bar, say
+
+_EXAMPLES = """\
+examples:
+  strl train --env Pendulum-v1 --n-envs 4 --steps 1e5 --set gamma=0.9 --out runs/pendulum
+  strl train --config walk.yml --seed 3 --out runs/walk-3
+  strl train --config runs/walk/config.yml --resume runs/walk/model.zip --out runs/walk-more
+
+a configuration has the keys of --help and 'hyperparameters', the keywords of the algorithm:
+  env: sb3_strl/Walker-v0
+  algorithm: appo
+  policy: AmpPolicy
+  n_envs: 64
+  total_timesteps: 2e6
+  hyperparameters:
+    n_steps: 24
+    policy_kwargs: {net_arch: [256, 128]}"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser(
+        "train",
+        help="train a policy",
+        description="Train a policy; the model, its configuration and its curves go to one folder.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="yaml; what is given here wins over it")
+    add("--env", help="id of an environment, default sb3_strl/Walker-v0")
+    add("--algo", dest="algorithm", help=f"one of {', '.join(known_algorithms())}")
+    add("--policy", help="name of a policy, e.g. MlpPolicy, EncoderAmpLstmPolicy")
+    add("--steps", dest="total_timesteps", type=float, help="environment steps, default 1e6")
+    add("--n-envs", type=int, help="environments, default 16")
+    add("--seed", type=int, help="default 0")
+    add("--device", help="cpu, cuda, ...; default auto")
+    add("--checkpoint-interval", type=int, help="environment steps between checkpoints")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a hyperparameter")
+    add("--resume", metavar="MODEL", help="go on with a saved model")
+    add("--out", default="runs/train", help="folder, default runs/train")
+    add("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def resolve(args: argparse.Namespace) -> TrainConfig:
+    """Return the configuration of file and command line."""
+    where = "config" if args.config is None else f"config {args.config}"
+    given = {} if args.config is None else read_yaml(args.config)
+    wishes: dict[str, Any] = {
+        "env": args.env,
+        "algorithm": args.algorithm,
+        "policy": args.policy,
+        "total_timesteps": args.total_timesteps,
+        "n_envs": args.n_envs,
+        "seed": args.seed,
+        "device": args.device,
+        "checkpoint_interval": args.checkpoint_interval,
+    }
+    given.update({key: value for key, value in wishes.items() if value is not None})
+    if args.set:
+        given["hyperparameters"] = apply_overrides(given.get("hyperparameters") or {}, args.set)
+    return TrainConfig.from_dict(given, where)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train."""
+    config = resolve(args)
+    out = Path(args.out)
+    env = make_vec(config.env, config.n_envs, seed=config.seed, env_kwargs=dict(config.env_kwargs))
+    try:
+        model = _make_model(config, env, args.resume)
+        out.mkdir(parents=True, exist_ok=True)
+        config.save(out / CONFIG_FILE)
+        formats = ["csv", "tensorboard"] if find_spec("tensorboard") else ["csv"]
+        model.set_logger(configure(str(out), formats))
+        callbacks: list[Any] = []
+        if config.checkpoint_interval > 0:
+            each = max(1, config.checkpoint_interval // config.n_envs)
+            callbacks.append(CheckpointCallback(each, str(out), name_prefix="model"))
+        say(f"Training {config.algorithm} on {config.env} for {config.total_timesteps} steps")
+        stopped = _learn(model, config.total_timesteps, callbacks, args)
+    finally:
+        env.close()
+    model.save(out / "model")
+    say(f"{'Interrupted; saved' if stopped else 'Saved'} {out / 'model.zip'}{_last_return(model)}")
+    return 130 if stopped else 0
+
+
+def _make_model(config: TrainConfig, env: Any, resume: str | None) -> PPO:
+    algorithm = known_algorithms()[config.algorithm]
+    if resume is not None:
+        return algorithm.load(resume, env=env, device=config.device)
+    return algorithm(
+        config.policy,
+        env,
+        seed=config.seed,
+        device=config.device,
+        **config.hyperparameters,
+    )
+
+
+def _learn(model: PPO, steps: int, callbacks: list[Any], args: argparse.Namespace) -> bool:
+    """Train; return whether the user stopped it."""
+    bar = has_progress_bar() and not args.quiet
+    try:
+        model.learn(
+            steps,
+            callback=callbacks,
+            progress_bar=bar,
+            reset_num_timesteps=args.resume is None,
+        )
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _last_return(model: PPO) -> str:
+    episodes = list(model.ep_info_buffer or ())
+    if not episodes:
+        return ""
+    mean = sum(float(episode["r"]) for episode in episodes) / len(episodes)
+    return f"; mean return of the last {len(episodes)} episodes: {mean:.2f}"

@@ -1,0 +1,94 @@
+"""``strl zoo``: rl_zoo3 with the algorithms and environments of this library."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from sb3_strl.cli.console import say
+from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
+
+NAME = "zoo"
+_SCRIPTS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "record_video": "rl_zoo3.record_video",
+    "push_to_hub": "rl_zoo3.push_to_hub",
+    "plot_train": "rl_zoo3.plots.plot_train",
+    "plot_from_file": "rl_zoo3.plots.plot_from_file",
+    "all_plots": "rl_zoo3.plots.all_plots",
+}
+_HELP = f"""\
+usage: strl zoo SCRIPT ...
+
+Run a script of rl_zoo3 with the algorithms of sb3_strl: strl_ppo (this library's PPO; 'ppo' stays
+Stable-Baselines3's), appo, and the others that 'strl zoo train --help' lists under --algo.
+
+scripts: {", ".join(_SCRIPTS)}
+
+examples:
+  strl zoo train --algo strl_ppo --env CartPole-v1
+  strl zoo train --algo appo --env sb3_strl/Walker-v0 --device cuda --eval-freq -1
+  strl zoo train --algo strl_ppo --env Pendulum-v1 -optimize --n-trials 100 --sampler tpe
+  strl zoo enjoy --algo strl_ppo --env CartPole-v1 -f logs --no-render
+
+Hyperparameters come from zoo_configs/ALGO.yml; --conf-file names another file."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command, for the list of commands; :func:`run_with` runs it."""
+    commands.add_parser(NAME, help="rl_zoo3 with these algorithms", add_help=False)
+
+
+def run_with(arguments: Sequence[str]) -> int:
+    """
+    Run a script of rl_zoo3 with its own arguments.
+
+    :param arguments: name of the script, then its arguments
+    :return: exit code
+    :raises StrlValueError: if there is no such script
+    :raises StrlTypeError: if rl_zoo3 is not installed
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        say(_HELP)
+        return 0 if arguments else 2
+    script = arguments[0]
+    if script not in _SCRIPTS:
+        raise StrlValueError(
+            f"strl zoo: unknown script '{script}'.{suggest(script, _SCRIPTS)} Known scripts: "
+            f"{list(_SCRIPTS)}."
+        )
+    missing = [name for name in ("rl_zoo3", "requests") if find_spec(name) is None]
+    if missing:
+        raise StrlTypeError(
+            f"strl zoo: {missing} is not installed. Install it with pip install 'sb3_strl[zoo]'."
+        )
+    # Imported here: it changes gymnasium's TimeLimit for everybody.
+    from sb3_strl.cli.zoo_manager import register
+
+    register()
+    before = sys.argv
+    sys.argv = [f"strl zoo {script}", *arguments[1:]]
+    try:
+        _run(script)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _run(script: str) -> None:
+    if script == "train":
+        from rl_zoo3.train import train
+
+        train()
+    elif script == "enjoy":
+        from rl_zoo3.enjoy import enjoy
+
+        enjoy()
+    else:
+        runpy.run_module(_SCRIPTS[script], run_name="__main__")

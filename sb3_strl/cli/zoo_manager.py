@@ -1,0 +1,254 @@
+"""What rl_zoo3 must know of this library: algorithms, samplers, batched environments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import rl_zoo3
+import rl_zoo3.exp_manager
+import rl_zoo3.hyperparams_opt as search
+import rl_zoo3.train
+import rl_zoo3.utils
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_strl import make_vec
+from sb3_strl.cli.config import known_algorithms, read_yaml
+from sb3_strl.common.errors import StrlTypeError, StrlValueError
+from sb3_strl.envs.registration import tensor_env_ids
+
+_FOLDER = "zoo_configs"
+
+
+def zoo_algorithms() -> dict[str, type[Any]]:
+    """Return the algorithms by the zoo's name; PPO is ``strl_ppo``, for ``ppo`` is SB3's."""
+    return {
+        f"strl_{name}" if name == "ppo" else name: cls for name, cls in known_algorithms().items()
+    }
+
+
+def default_config(algo: str) -> str:
+    """
+    Return the file with an algorithm's hyperparameters.
+
+    :raises StrlValueError: if there is none
+    """
+    roots = (Path.cwd(), Path(__file__).parents[2], Path(sys.prefix) / "share" / "sb3_strl")
+    for root in roots:
+        file = root / _FOLDER / f"{algo}.yml"
+        if file.is_file():
+            return str(file)
+    raise StrlValueError(
+        f"strl zoo: there is no {_FOLDER}/{algo}.yml in {[str(root) for root in roots]}. Expected "
+        "one. Name a file with --conf-file."
+    )
+
+
+class Hyperparameters(dict[str, Any]):
+    """Hyperparameters whose ``update`` keeps the policy's declared options beside drawn ones."""
+
+    def copy(self) -> Hyperparameters:
+        """Return the same kind of mapping."""
+        return Hyperparameters(self)
+
+    def update(self, *given: Any, **more: Any) -> None:
+        """Put drawn values in; ``policy_kwargs`` are merged, where the zoo replaces them."""
+        drawn = dict(*given, **more)
+        declared = self.get("policy_kwargs")
+        if isinstance(declared, dict) and isinstance(drawn.get("policy_kwargs"), dict):
+            drawn["policy_kwargs"] = merge_policy_kwargs(declared, drawn["policy_kwargs"])
+        super().update(drawn)
+
+
+def merge_policy_kwargs(declared: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return a policy's options with drawn ones over them.
+
+    :param declared: by the configuration: parts, normalisation, ...
+    :param drawn: by the search
+    """
+    kept = dict(declared)
+    if "activation_fn" in drawn:
+        kept.pop("activation", None)  # the same thing under this library's name
+    return {**kept, **drawn}
+
+
+class StrlExperimentManager(ExperimentManager):
+    """
+    rl_zoo3's manager, for batched environments too.
+
+    :param arguments: as there
+    :param options: as there
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        algo = options["algo"] if "algo" in options else arguments[1]
+        if algo in zoo_algorithms() and not options.get("config"):
+            options["config"] = default_config(algo)
+        super().__init__(*arguments, **options)
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """
+        Make environments; those that are batches of tensors are made as a whole.
+
+        :param n_envs: how many
+        :param eval_env: whether they are for evaluation
+        :param no_log: write no files
+        """
+        env_id = self.env_name.gym_id
+        if self.algo not in zoo_algorithms() or env_id not in tensor_env_ids():
+            return super().create_envs(n_envs, eval_env, no_log)
+        if self.env_wrapper is not None or self.frame_stack is not None:
+            raise StrlTypeError(
+                f"strl zoo: '{env_id}' is a batch of tensors, so env_wrapper and frame_stack do "
+                "not fit. Expected none of them. Use vec_env_wrapper, or options of the "
+                "environment in env_kwargs."
+            )
+        kwargs = self.eval_env_kwargs if eval_env else self.env_kwargs
+        device = "cpu" if self.device == "auto" else self.device
+        env: VecEnv = make_vec(
+            env_id, n_envs, device=device, seed=self.seed, env_kwargs=dict(kwargs)
+        )
+        if self.vec_env_wrapper is not None:
+            env = self.vec_env_wrapper(env)
+        return self._maybe_normalize(env, eval_env)
+
+    def objective(self, trial: Any) -> float:
+        """
+        Train with drawn hyperparameters.
+
+        :param trial: Optuna's
+        :return: mean return
+        """
+        if self.algo in zoo_algorithms():
+            self._hyperparams = Hyperparameters(self._hyperparams)
+        return float(super().objective(trial))
+
+    def load_trial(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Return the drawn hyperparameters of a trial, over the declared options of the policy."""
+        drawn: dict[str, Any] = super().load_trial(*arguments, **options)
+        if self.algo not in zoo_algorithms() or "policy_kwargs" not in drawn:
+            return drawn
+        table = read_yaml(self.config) if self.config.endswith((".yml", ".yaml")) else {}
+        declared = (table.get(self.env_name.gym_id) or table.get("default") or {}).get(
+            "policy_kwargs"
+        )
+        merged = merge_policy_kwargs(declared or {}, drawn["policy_kwargs"])
+        return {**drawn, "policy_kwargs": merged}
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        name = hyperparams.get("rollout_buffer_class")
+        if isinstance(name, str):
+            hyperparams["rollout_buffer_class"] = rl_zoo3.utils.get_class_by_name(name)
+        return super()._preprocess_hyperparams(hyperparams)
+
+
+def sample_params(
+    trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Draw PPO's hyperparameters, as the zoo does for SB3's.
+
+    :param trial: Optuna's
+    :param n_actions: size of the actions
+    :param n_envs: environments
+    :param additional_args: of the zoo
+    :return: keywords of the algorithm
+    """
+    drawn: dict[str, Any] = search.sample_ppo_params(trial, n_actions, n_envs, additional_args)
+    return fit_sizes(drawn, n_envs)
+
+
+def fit_sizes(drawn: Mapping[str, Any], n_envs: int | None = None) -> dict[str, Any]:
+    """
+    Return drawn keywords whose sizes fit one another, which the zoo draws one by one.
+
+    :param drawn: keywords of the algorithm
+    :param n_envs: environments; ``None`` leaves the size of minibatches
+    """
+    fitted = dict(drawn)
+    if "batch_size" in fitted:
+        steps = int(fitted.get("n_steps", fitted["batch_size"]))
+        if n_envs is not None:
+            fitted["batch_size"] = min(int(fitted["batch_size"]), steps * n_envs)
+        fitted["n_minibatches"] = None  # what a configuration may say instead
+        # A minibatch of a policy with memory holds at least one sequence.
+        fitted["sequence_length"] = min(steps, int(fitted["batch_size"]))
+    return fitted
+
+
+def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the parameters of a stored trial into keywords.
+
+    :param sampled_params: as Optuna stored them
+    :return: keywords of the algorithm
+    """
+    return fit_sizes(search.convert_onpolicy_params(sampled_params))
+
+
+def sample_amp_params(
+    trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Draw what :func:`sample_params` does, and the learning rate of the discriminator.
+
+    :param trial: Optuna's
+    :param n_actions: size of the actions
+    :param n_envs: environments
+    :param additional_args: of the zoo
+    :return: keywords of the algorithm
+    """
+    drawn = sample_params(trial, n_actions, n_envs, additional_args)
+    rate = trial.suggest_float("discriminator_learning_rate", 1e-5, 3e-3, log=True)
+    return {**drawn, "discriminator_learning_rate": rate}
+
+
+_original_test_env: Callable[..., VecEnv] = rl_zoo3.utils.create_test_env
+
+
+def create_test_env(env_id: str, n_envs: int = 1, **options: Any) -> VecEnv:
+    """
+    Make the environment of ``enjoy`` and of videos; batched ones as a whole.
+
+    :param env_id: of the environment
+    :param n_envs: how many
+    :param options: of rl_zoo3's function of this name
+    """
+    if env_id not in tensor_env_ids():
+        return _original_test_env(env_id, n_envs, **options)
+    kwargs = dict(options.get("env_kwargs") or {})
+    if options.get("should_render", True):
+        kwargs.setdefault("render_mode", "rgb_array")
+    env: VecEnv = make_vec(env_id, n_envs, seed=options.get("seed", 0), env_kwargs=kwargs)
+    if options.get("log_dir"):
+        from stable_baselines3.common.vec_env import VecMonitor
+
+        env = VecMonitor(env, str(Path(options["log_dir"]) / "0.monitor.csv"))
+    return env
+
+
+def _only_as_batch(**options: Any) -> gym.Env[Any, Any]:
+    raise StrlTypeError(
+        f"gymnasium.make: this environment is a batch of tensors (options {sorted(options)}). "
+        "Expected sb3_strl.make_vec or strl zoo with an algorithm of sb3_strl."
+    )
+
+
+def register() -> None:
+    """Tell rl_zoo3, which looks everything up in tables, and gymnasium, whose ids it demands."""
+    algorithms = zoo_algorithms()
+    rl_zoo3.ALGOS.update(algorithms)
+    samplers: Mapping[str, Any] = {"appo": sample_amp_params, "atppo": sample_amp_params}
+    for name in algorithms:
+        search.HYPERPARAMS_SAMPLER[name] = samplers.get(name, sample_params)
+        search.HYPERPARAMS_CONVERTER[name] = convert_params
+    vars(rl_zoo3.train)["ExperimentManager"] = StrlExperimentManager
+    vars(rl_zoo3.utils)["create_test_env"] = create_test_env
+    for env_id in tensor_env_ids():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=_only_as_batch)
