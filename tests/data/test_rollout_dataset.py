@@ -435,8 +435,8 @@ def test_metadata_with_wrong_segments_is_refused(dataset: Path) -> None:
 
 
 def test_unknown_groups_are_refused(dataset: Path) -> None:
-    rollouts = RolloutDataset(dataset, 1, device="cpu", groups=("polcy", "critic"))
-    with pytest.raises(StrlKeyError, match=r"no field 'obs/polcy'. Did you mean 'obs/policy'"):
+    rollouts = RolloutDataset(dataset, 1, device="cpu", groups=("polici", "critic"))
+    with pytest.raises(StrlKeyError, match=r"no field 'obs/polici'. Did you mean 'obs/policy'"):
         rollouts.get_batch()
 
 
