@@ -33,8 +33,8 @@ class PolicyState(NamedTuple):
 
     def reset(self, episode_starts: th.Tensor) -> PolicyState:
         """Return the state with zeros in the rows that start an episode, ``(N,)`` bool or int."""
-        keep = (episode_starts == 0).to(th.float32).view(1, -1, 1)
-        return self.map(lambda leaf: leaf * keep)
+        starts = (episode_starts != 0).view(1, -1, 1)
+        return self.map(lambda leaf: leaf.masked_fill(starts, 0.0))  # NaN times zero is NaN
 
     def to_numpy(self) -> PolicyState:
         """Return the same with arrays, as SB3's ``predict`` hands states around."""

@@ -62,11 +62,11 @@ def test_packed_sequences_equal_steps(kind: str, layers: int, p: float) -> None:
     state = PolicyState(actor=memory.initial_state(N)).map(th.rand_like)
     plan = EpisodeMap(starts, T).plan()
     heads = starts.flatten()[plan.heads]
-    before = state.map(lambda leaf: leaf[:, plan.heads % N]).reset(heads).map(th.Tensor.double)
+    before = state.map(lambda leaf: leaf[:, plan.heads % N]).reset(heads)
     packed, ends = memory(x.flatten(0, 1)[plan.rows], before.actor, plan.batch_sizes)
     stepped, last = [], []
     for t in range(T):
-        state = state.reset(starts[t]).map(th.Tensor.double)
+        state = state.reset(starts[t])
         out, after = memory(x[t], state.actor)
         state = PolicyState(actor=after)
         stepped.append(out)
@@ -90,7 +90,7 @@ def test_sequence_forward_equals_stepwise_forward(kind: str, critic: bool) -> No
     actions, values, log_probs = [], [], []
     for t in range(T):
         now = {group: value[t] for group, value in obs.items()}
-        a, v, logp, state = policy(now, state=state.map(th.Tensor.double), episode_starts=starts[t])
+        a, v, logp, state = policy(now, state=state, episode_starts=starts[t])
         actions.append(a)
         values.append(v)
         log_probs.append(logp)
@@ -106,6 +106,14 @@ def test_reset_zeroes_the_finished_rows_only(dtype: th.dtype) -> None:
     for leaf in (after.actor, *after.critic):  # type: ignore[misc]
         assert leaf.sum((0, 2)).tolist() == [leaf.shape[0] * 3.0] * 3 + [0.0]
     assert after.estimator is None
+
+
+def test_reset_ends_what_is_not_finite() -> None:
+    state = PolicyState(actor=th.full((1, 2, 3), th.nan))
+    after = state.reset(th.tensor([True, False])).actor
+    assert isinstance(after, th.Tensor)
+    assert (after[:, 0] == 0).all()
+    assert after[:, 1].isnan().all()
 
 
 def _model(alias: str, **kwargs: object) -> PPO:
