@@ -45,7 +45,7 @@ def check_rollout(algorithm: TensorOnPolicyAlgorithm, last_obs: TensorDict) -> N
     folder = _dump(algorithm, fields)
     named = "; ".join(f"'{name}' in environments {_shorten(envs)}" for name, envs in found.items())
     raise NonFiniteError(
-        f"{type(algorithm).__name__}: NaN or infinity from the environment after "
+        f"{type(algorithm).__name__}: NaN or infinity from the environment or a teacher after "
         f"{algorithm.num_timesteps} steps: {named}. The rollout was dumped to {folder}/rollout.npz "
         f"and the model, which has not learnt from it, was saved to {folder}/model.zip. Look for "
         "exploding contacts or a division by zero in the simulator, and reset such environments "
@@ -61,7 +61,7 @@ def _fields(algorithm: TensorOnPolicyAlgorithm, last_obs: TensorDict) -> TensorD
     fields.update(
         {f"last observation {group}": last_obs[group].unsqueeze(0) for group in buffer.groups}
     )
-    names = [name for name in buffer.fields if name.endswith(("/features", "/expert"))]
+    names = [name for name in buffer.fields if name.endswith(("/features", "/expert", "/actions"))]
     fields.update({name: buffer[name] for name in names if not name.startswith(OBS)})
     if algorithm.collector.has_final_obs:
         final = algorithm.collector.final_obs

@@ -77,7 +77,8 @@ class TPPO(PPO):
         ``imitation``; a mutex policy too), which is copied; the path of a policy or model saved by
         this library, of a Stable-Baselines3 model with an ``MlpPolicy``, or of a checkpoint of
         rsl_rl or st_rl whose actor is a perceptron, with its normaliser; or a dict with ``path``
-        and, for foreign files, ``activation``. Nothing in a file is executed
+        and, for foreign files, ``activation``. Nothing in a file is executed. The statistics of a
+        ``VecNormalize`` are not part of a model and not applied
     :param teacher_policy: older name of ``teacher``
     :param teacher_policy_class_name: ``class_name`` of a ``teacher_policy`` that has none
     :param teacher_ac_path: older name of its ``path``

@@ -203,9 +203,9 @@ def _resolve(
     where: str, source: TeacherSource, student: StrlPolicy, groups: Sequence[str]
 ) -> BasePolicy | PerceptronTeacher:
     if isinstance(source, BaseAlgorithm):
-        return copy.deepcopy(source.policy)
+        return _copy(source.policy)
     if isinstance(source, BasePolicy):
-        return copy.deepcopy(source)  # the caller may go on training it
+        return _copy(source)
     if isinstance(source, (str, Path)):
         return read_teacher_file(where, Path(source), None)
     if not isinstance(source, Mapping):
@@ -222,6 +222,19 @@ def _resolve(
         _check_width(where, options.get("num_actor_obs"), policy)
         return policy
     return _random_policy(where, options, student, groups)
+
+
+def _copy(policy: BasePolicy) -> BasePolicy:
+    """Return a copy; the caller may go on training the policy."""
+    try:
+        return copy.deepcopy(policy)
+    except RuntimeError:
+        # Stable-Baselines3's policies keep the distribution of their last call, and with it a graph
+        # that cannot be copied. A call without gradient replaces it.
+        mode = policy.training
+        policy.predict(policy.observation_space.sample(), deterministic=True)
+        policy.set_training_mode(mode)
+        return copy.deepcopy(policy)
 
 
 def _check_width(where: str, declared: int | None, policy: BasePolicy | PerceptronTeacher) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_strl import TPPO
-from sb3_strl.common.errors import StrlTypeError, StrlValueError
+from sb3_strl.common.errors import NonFiniteError, StrlTypeError, StrlValueError
 from tests.envs.toy import PointMass
 from tests.host_sync import no_host_sync
 from tests.objectives.test_teacher import collect, make, trained
@@ -158,3 +158,22 @@ def test_neither_steps_nor_minibatches_wait_for_the_device(options: dict[str, An
     for batch in buffer.get(8):
         with no_host_sync():
             assert model._minibatch(batch)
+
+
+def test_a_teacher_that_says_nan_is_named() -> None:
+    source = trained()
+    with th.no_grad():
+        next(source.policy.actor.parameters()).fill_(th.nan)
+    model = make(source, teacher_act_prob=0.0)
+    with pytest.raises(NonFiniteError, match=r"or a teacher .*'teacher/actions' in environments"):
+        model.learn(32)
+
+
+def test_dagger_never_asks_the_critic(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(trained(), using_ppo=False)
+
+    def asked(*args: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(model.policy, "critic_pass", asked)
+    model.learn(64)

@@ -211,3 +211,31 @@ def test_dagger_with_estimators_and_a_prior(teacher: PPO) -> None:
     for name, parameter in model.policy.named_parameters():
         rests = name.startswith("critic") or "std_param" in name
         assert th.equal(parameter, before[name]) == rests, name
+
+
+def test_a_policy_that_imitation_trained_teaches() -> None:
+    bc = pytest.importorskip("imitation.algorithms.bc")
+    types = pytest.importorskip("imitation.data.types")
+    env, rng = RobotToy(64), np.random.default_rng(0)
+    space = env.observation_space["critic"]  # type: ignore[index]
+    obs = np.concatenate([RobotToy(64, seed=seed).reset()["critic"] for seed in range(8)])
+    acts = np.clip(2.0 * obs[:, :2] - obs[:, 3:5], -1.0, 1.0).astype(np.float32)
+    infos, ends = np.array([{}] * len(obs)), np.zeros(len(obs), bool)
+    demonstrations = types.Transitions(obs=obs, acts=acts, infos=infos, next_obs=obs, dones=ends)
+    trainer = bc.BC(
+        observation_space=space,
+        action_space=env.action_space,
+        rng=rng,
+        demonstrations=demonstrations,
+        device="cpu",
+    )
+    trainer.train(n_epochs=4, progress_bar=False)
+    model = make(TPPO, (), "", trainer.policy, using_ppo=False)
+    state = RobotToy(5, seed=77).reset_tensor()
+    expected, _ = trainer.policy.predict(state["critic"].numpy(), deterministic=True)
+    labels = model.distillation.label(state)  # type: ignore[attr-defined]
+    assert np.allclose(labels.clamp(-1, 1).detach(), expected, atol=1e-6)
+    model.learn(ROLLOUT, log_interval=None)
+    first = model.logger.name_to_value["distill/l1distance"]
+    model.learn(40 * ROLLOUT, reset_num_timesteps=False, log_interval=None)
+    assert model.logger.name_to_value["distill/l1distance"] < first

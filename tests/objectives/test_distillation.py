@@ -136,6 +136,8 @@ def test_latents_are_matched_by_the_students_encoder_alone(target: str) -> None:
     z = model.policy.get_encoder_latent(batch.observations, "velocity")
     stored = batch.extras["teacher/latent/velocity"]
     assert th.allclose(stored, source.policy.get_encoder_latent(batch.observations, "velocity"))
+    seen = model.distillation.view(batch.observations)
+    assert not model.distillation.latents.of_teacher(seen).popitem()[1].requires_grad
     if target == "mse_sum":
         loss = model.distillation.loss(batch, out)
         assert loss is not None

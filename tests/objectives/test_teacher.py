@@ -172,8 +172,19 @@ class FlatPointMass(PointMass):
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3"])
 def test_instances_of_stable_baselines3(algorithm: str) -> None:
     env = FlatPointMass(3)
-    source = vars(sb3)[algorithm]("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0)
+    source = vars(sb3)[algorithm](
+        "MlpPolicy",
+        env,
+        policy_kwargs={"net_arch": [8]},
+        seed=0,
+        **({"n_steps": 2, "batch_size": 2} if algorithm == "PPO" else {}),
+    )
+    source.learn(6)
+    source.policy.set_training_mode(True)
+    if algorithm == "PPO":  # leaves a graph behind
+        source.policy.get_distribution(th.zeros(1, 8))
     model = make(source, env=FlatPointMass(4))
+    assert source.policy.training
     obs = FlatPointMass(3).reset_tensor()
     expected, _ = source.predict(obs["policy"].numpy(), deterministic=True)
     assert np.allclose(model.label_actions(obs).clamp(-1, 1), expected, atol=1e-6)
