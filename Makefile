@@ -55,6 +55,9 @@ demo: $(DEMO_ENV) ## train PPO and APPO on the walker, write curves and pictures
 demo-smoke: $(DEMO_ENV) ## the same in seconds: does it run?
 	$(PY) examples/demo.py --smoke --out runs/demo-smoke
 
+course: $(DEMO_ENV) ## train three skills, let a mutex policy take them along a course, write runs/mutex
+	$(ONE_THREAD) $(PY) examples/mutex_course.py --out runs/mutex
+
 test: $(TESTS_ENV) ## unit and integration tests on the CPU
 	$(PYTEST) -n $(WORKERS) $(PYTEST_ARGS)
 
