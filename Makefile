@@ -25,7 +25,7 @@ PATHS := sb3_strl tests $(wildcard benchmarks examples scripts)
 TYPED := sb3_strl $(foreach d,benchmarks examples scripts,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-smoke test test-learning test-gpu check format lint type imports coverage bench build clean
+.PHONY: help install demo demo-smoke course test test-learning test-gpu check format lint type imports coverage bench build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
