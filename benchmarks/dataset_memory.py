@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,13 @@ def write_dataset(folder: Path, gigabytes: float) -> int:
     return frames
 
 
-def walk(folder: Path, num_envs: int, results: Any) -> None:
+def walk(folder: Path, num_envs: int) -> dict[str, float]:
     """
-    Walk through a dataset once; put frames, seconds and peak memory into a queue.
+    Walk through a dataset once.
 
     :param folder: the dataset's
     :param num_envs: rows of a batch
-    :param results: queue
+    :return: frames, seconds, a checksum, and this process's peak memory before and after
     """
     th.set_num_threads(1)
     before = peak_memory()
@@ -72,15 +73,13 @@ def walk(folder: Path, num_envs: int, results: Any) -> None:
     for batch in RolloutDataset(folder, num_envs, device="cpu", seed=0):
         frames += num_envs - int(batch.padding.sum())
         total += float(batch.observation.sum())  # every number is looked at
-    results.put(
-        {
-            "frames": frames,
-            "seconds": time.perf_counter() - start,
-            "checksum": total,
-            "imports_mb": before / 1e6,
-            "peak_mb": peak_memory() / 1e6,
-        }
-    )
+    return {
+        "frames": frames,
+        "seconds": time.perf_counter() - start,
+        "checksum": total,
+        "imports_mb": before / 1e6,
+        "peak_mb": peak_memory() / 1e6,
+    }
 
 
 def peak_memory() -> int:
@@ -103,12 +102,8 @@ def measure(folder: Path, num_envs: int) -> dict[str, float]:
     :return: what it found
     """
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=walk, args=(folder, num_envs, results))
-    process.start()
-    found: dict[str, float] = results.get()
-    process.join()
-    return found
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(walk, folder, num_envs).result()
 
 
 def main() -> None:
