@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -125,15 +129,29 @@ def _learn(model: PPO, steps: int, callbacks: list[Any], args: argparse.Namespac
     """Train; return whether the user stopped it."""
     bar = has_progress_bar() and not args.quiet
     try:
-        model.learn(
-            steps,
-            callback=callbacks,
-            progress_bar=bar,
-            reset_num_timesteps=args.resume is None,
-        )
+        with _terminated_like_interrupted():
+            model.learn(
+                steps,
+                callback=callbacks,
+                progress_bar=bar,
+                reset_num_timesteps=args.resume is None,
+            )
     except KeyboardInterrupt:
         return True
     return False
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM, which schedulers send, stop a training as Ctrl-C does: it is saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _last_return(model: PPO) -> str:
