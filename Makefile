@@ -45,6 +45,7 @@ $(VENV)/.demo $(VENV)/.tests $(VENV)/.bench: $(VENV)/.%: $(VENV)/.torch setup.cf
 	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
 	@$(PY) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(VENV)/constraints.txt
 	@$(PIP) -c $(VENV)/constraints.txt -e '.[$*,mujoco]'
+	@if [ $* = tests ]; then $(PIP) --no-deps imitation==1.0.1; fi # by itself it would downgrade SB3
 	@touch $@
 
 install: $(TESTS_ENV) $(DEMO_ENV) ## make .venv with the package, its tests and the demonstration (again: nothing)

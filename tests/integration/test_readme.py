@@ -14,6 +14,7 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "guide" / "policies.md"]
 def python_blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
+
 pytestmark = pytest.mark.integration
 
 
@@ -23,7 +24,9 @@ def test_there_is_an_example() -> None:
 
 @pytest.mark.filterwarnings("ignore:APPO. task_reward_lerp is 0")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_runs_from_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     learn = APPO.learn
 
