@@ -209,7 +209,8 @@ class CNN(nn.Sequential):
     :param dilation: of the convolutions
     :param padding: ``"none"``, or what the image is continued with: ``"zeros"``, ``"reflect"``,
         ``"replicate"``, ``"circular"``; the padding along an axis of x pixels is
-        ``ceil((s floor(x / s) - x - s + d (k - 1) + 1) / 2)``, which leaves about ``x / s``
+        ``ceil((s floor(x / s) - x - s + d (k - 1) + 1) / 2)``, which leaves about ``x / s``;
+        where that is negative the image is cropped, with ``"zeros"`` it stays as it is
     :param norm: ``"none"``, ``"batch"`` (per channel) or ``"layer"`` (per image)
     :param activation: a name or a class
     :param max_pool: pool 3x3 with stride 2 behind the activation
@@ -315,6 +316,8 @@ def _cnn_layer(
     p = (0, 0)
     if padding != "none":
         p = (_padding(size[0], k[0], s[0], d[0]), _padding(size[1], k[1], s[1], d[1]))
+    if padding == "zeros":  # which cannot crop
+        p = (max(0, p[0]), max(0, p[1]))
     behind = conv2d_output_shape(*size, k, s, p, d)
     if min(behind) < 1:
         raise StrlValueError(
@@ -333,8 +336,8 @@ def _cnn_layer(
 
 
 def _padding(x: int, k: int, s: int, d: int) -> int:
-    # A kernel narrower than its stride needs none; the formula is negative then.
-    return max(0, -(-(s * (x // s) - x - s + d * (k - 1) + 1) // 2))
+    """Return the padding per side; negative, that is cropped, where a stride skips pixels."""
+    return -(-(s * (x // s) - x - s + d * (k - 1) + 1) // 2)
 
 
 def _per_layer(where: str, name: str, value: Any, n: int) -> Sequence[Any]:

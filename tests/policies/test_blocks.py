@@ -237,9 +237,14 @@ def test_pixels_may_be_treated_differently_along_the_axes() -> None:
     assert cnn(th.randn(1, 1, 12, 30)).shape == (1, 2, 12, 10)
 
 
-def test_a_kernel_narrower_than_its_stride_needs_no_padding() -> None:
-    cnn = CNN((5, 5), 1, [2], 1, 2, padding="zeros", flatten=False)
-    assert cnn(th.randn(1, 1, 5, 5)).shape == (1, 2, *cnn.output_dim)
+@pytest.mark.parametrize(
+    ("padding", "size"), [("none", (3, 3)), ("zeros", (3, 3)), ("replicate", (2, 2))]
+)
+def test_a_kernel_narrower_than_its_stride(padding: str, size: tuple[int, int]) -> None:
+    """The padding is negative then: -1 pixel on each side."""
+    cnn = CNN((5, 5), 1, [2], 1, 2, padding=padding, flatten=False)
+    assert cnn.output_dim == size
+    assert cnn(th.randn(1, 1, 5, 5)).shape == (1, 2, *size)
 
 
 def test_cnn_init_weights() -> None:

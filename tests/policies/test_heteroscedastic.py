@@ -90,9 +90,7 @@ def test_the_loss_trains_mean_and_noise(head: HeteroscedasticGaussianHead) -> No
     with th.no_grad():
         old = head.log_prob(head.params(output), actions) + 0.01 * th.randn(64).double()
     targets = PPOTargets(actions, old, advantages, values, values)
-    settings = LossSettings(
-        clip_range=0.2, value_clip=None, sb3_value_clip=None, ent_coef=0.01, vf_coef=1.0
-    )
+    settings = LossSettings(0.2, None, None, 0.01, 1.0)
     params = head.params(output)
     loss, _ = ppo_loss(
         head.log_prob(params, actions), head.entropy(params), values, targets, settings
