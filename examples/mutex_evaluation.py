@@ -83,8 +83,8 @@ def run_course(
         records.append((last, speeds, up, step.rewards * up))
         obs, starts = step.obs, step.terminated | step.truncated
     env.close()
-    frames, speeds, ups, rewards = (th.stack(part).numpy() for part in zip(*records, strict=True))
-    return Run(frames, env.speeds.numpy(), speeds, ups, rewards, env.dt)
+    frames, moving, ups, rewards = [th.stack(part).numpy() for part in zip(*records, strict=True)]
+    return Run(frames, env.speeds.numpy(), moving, ups, rewards, env.dt)
 
 
 def run_all(
