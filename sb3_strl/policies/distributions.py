@@ -122,7 +122,7 @@ def _make_box_head(
                     f"{cls.__name__}: distribution_kwargs has both '{name}' and '{ours}', which "
                     "mean the same. Keep one."
                 )
-            options.setdefault(ours, value)
+            options[ours] = value
     known = list(inspect.signature(cls).parameters)[1:]
     check_known(cls.__name__, "argument", options, known)
     return cls(action_dim, **options)
