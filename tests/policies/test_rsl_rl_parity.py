@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch as th
+from gymnasium import spaces
 from torch import nn
 
 from sb3_strl.common.normalization import (
@@ -17,6 +18,7 @@ from sb3_strl.common.normalization import (
 )
 from sb3_strl.common.sequences import split_and_pad_trajectories
 from sb3_strl.common.types import TensorDict
+from sb3_strl.policies import StrlPolicy
 from sb3_strl.policies.blocks import CNN, MLP, RNN
 from sb3_strl.policies.distributions import (
     DiagonalGaussianHead,
@@ -339,3 +341,33 @@ def test_models(name: str, normalize: bool, dist: dict[str, Any] | None) -> None
         params = mine.distribution.params(mine.last_output)
         assert_close(params["mean"], theirs.output_mean)
         assert_close(params["std"].expand_as(theirs.output_std), theirs.output_std)
+
+
+@pytest.mark.parametrize("dist", [DISTRIBUTIONS[2], DISTRIBUTIONS[6]])
+@th.no_grad()
+def test_a_policy_takes_the_weights_of_an_actor(dist: dict[str, Any]) -> None:
+    obs = {"policy": th.randn(N_ENVS, 5)}
+    config = {"hidden_dims": [16, 8], "obs_normalization": True, "distribution_cfg": dist}
+    batch = tensordict.TensorDict(obs, [N_ENVS])
+    theirs = models.MLPModel(batch, {"actor": ["policy"]}, "actor", ACTIONS, **config)
+    scramble(theirs)
+    theirs.update_normalization(batch)
+    options = {key: value for key, value in dist.items() if key != "class_name"}
+    policy = StrlPolicy(
+        spaces.Dict({"policy": box(5)}),
+        box(ACTIONS),
+        lambda _: 1e-3,
+        actor_hidden_dims=[16, 8],
+        empirical_normalization=True,
+        distribution_class=dist["class_name"],
+        distribution_kwargs=options,
+    )
+    policy.actor.model.load_state_dict(theirs.mlp.state_dict())
+    policy.action_head.load_state_dict(theirs.distribution.state_dict())
+    (normalizer,) = [m for m in policy.actor_reader.modules() if type(m) is EmpiricalNormalization]
+    normalizer.load_state_dict(theirs.obs_normalizer.state_dict())
+    assert_close(policy.act(obs)[0], theirs(batch))
+    actions = theirs(batch, stochastic_output=True)
+    _, log_prob, entropy = policy.evaluate_actions(obs, actions)
+    assert_close(log_prob, theirs.get_output_log_prob(actions))
+    assert_close(entropy, theirs.output_entropy)
