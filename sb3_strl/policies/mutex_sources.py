@@ -140,6 +140,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     }
 
 
+def _copy(policy: BasePolicy) -> BasePolicy:
+    try:
+        return copy.deepcopy(policy)
+    except RuntimeError:
+        # Stable-Baselines3's policies keep the distribution of their last call, and with it a graph
+        # that cannot be copied. A call without gradient replaces it.
+        mode = policy.training
+        policy.predict(policy.observation_space.sample(), deterministic=True)
+        policy.set_training_mode(mode)
+        return copy.deepcopy(policy)
+
+
 def resolve_source(source: SubPolicySource, device: th.device) -> SubPolicy:
     """
     Return a sub-policy whose policy is a frozen copy on the device.
@@ -168,7 +180,7 @@ def resolve_source(source: SubPolicySource, device: th.device) -> SubPolicy:
         loaded: BasePolicy = load_policy(path, device)
     else:
         # A copy: the caller may go on training the policy that is frozen here.
-        loaded = copy.deepcopy(policy).to(device)
+        loaded = _copy(policy).to(device)
     loaded.set_training_mode(False)
     loaded.requires_grad_(False)
     return SubPolicy(loaded, action_scale, obs_scales)

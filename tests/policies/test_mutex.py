@@ -651,3 +651,11 @@ def test_memory_of_recurrent_policies_survives_arrays_and_files(tmp_path: Path) 
         np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
     assert isinstance(array_state.sub_states[0].actor[1], np.ndarray)
     assert np.abs(array_state.sub_states[1].actor).max() > 0.0
+
+
+def test_sub_policies_that_hold_a_graph_are_copied() -> None:
+    space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    policy = ActorCriticPolicy(space, spaces.Box(-1.0, 1.0, (2,), np.float32), lambda _: 1e-3)
+    policy(th.zeros(2, 3))  # not under no_grad, as imitation's trainers do
+    mutex = MutexPolicy([policy, policy], selector=lambda obs: (obs["policy"][:, 0] > 0).long())
+    assert mutex.predict(np.zeros((2, 3), np.float32))[0].shape == (2, 2)
