@@ -94,10 +94,10 @@ TASKS = {
             **COMMON,
             "n_steps": 128,
             "n_epochs": 20,
-            "batch_size": 128,
-            "sequence_length": 16,
+            "batch_size": 256,
+            "sequence_length": 64,
             "gamma": 0.99,
-            "learning_rate": linear(1e-3),
+            "learning_rate": linear(1.5e-3),
         },
         SMALL,
         {
