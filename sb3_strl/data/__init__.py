@@ -12,6 +12,7 @@ from sb3_strl.data.rollout_dataset import RolloutDataset
 from sb3_strl.data.rollout_files import RolloutFileBase, Transition
 from sb3_strl.data.rollout_writer import RolloutWriter, TrajectorySummary
 from sb3_strl.data.trajectory import Trajectory, read_rollouts, write_rollouts
+from sb3_strl.data.trajectory_features import TrajectoryFeatures
 
 __all__ = [
     "Motion",
@@ -21,6 +22,7 @@ __all__ = [
     "RolloutFileBase",
     "RolloutWriter",
     "Trajectory",
+    "TrajectoryFeatures",
     "TrajectorySummary",
     "Transition",
     "check_feature_names",

@@ -151,8 +151,16 @@ class TensorActorCritic(ActorCriticPolicy):
         :param state: hidden states before it, default zeros
         :param episode_starts: ``(T, N)`` says that these are sequences and where memory begins anew
         :return: values ``(B, 1)``, log-probabilities ``(B,)``, entropies ``(B,)``
-        :raises StrlValueError: if ``episode_starts`` does not fit the observations
+        :raises StrlValueError: if ``episode_starts`` does not fit the observations, or a policy
+            with memory is given neither that nor a state
         """
+        if self.is_recurrent and state is None and episode_starts is None:
+            raise StrlValueError(
+                f"evaluate_actions: {type(self).__name__} has a memory and was given observations "
+                "and actions alone, as if every row began an episode. Expected episode_starts for "
+                "sequences, or the state before a single step. imitation's BC, DAgger, GAIL and "
+                "AIRL give neither: use a policy without Lstm or Gru there."
+            )
         groups, head = self.as_groups(obs), self.action_head
         sizes = inverse = None
         first = next(iter(groups.values()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from sb3_strl.common.errors import StrlTypeError, StrlValueError, check_known, s
 
 FORMAT = 1
 _TAG = "@"
+_SET_TWICE = re.compile(r"multiple values for keyword argument '(\w+)'")
 _CLASS_ROOTS: tuple[type, ...] = (nn.Module, th.optim.Optimizer)
 
 
@@ -270,7 +272,23 @@ def policy_from_description(
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
         check_known(f"Policy description of {cls.__name__}", "argument", arguments, known)
     with th.random.fork_rng(devices=[]):
+        return _construct(cls, arguments)
+
+
+def _construct(cls: type[BasePolicy], arguments: dict[str, Any]) -> BasePolicy:
+    """
+    Build a policy, without those arguments that its own constructor sets.
+
+    A subclass such as imitation's ``FeedForward32Policy`` sets its parent's ``net_arch``, which the
+    parent then reports among the arguments.
+    """
+    try:
         return cls(**arguments)
+    except TypeError as error:
+        fixed = _SET_TWICE.search(str(error))
+        if fixed is None or fixed[1] not in arguments:
+            raise
+    return _construct(cls, {key: value for key, value in arguments.items() if key != fixed[1]})
 
 
 def _policy_class(
