@@ -251,10 +251,10 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         :return: whether the rollout is complete (``False``: a callback stopped it)
         :raises NonFiniteError: if the environment produced NaN or infinity
         """
-        tensor_env = self._require_env()
         self.policy.set_training_mode(False)
         self._resume_point = None
         self._resume_point = self._capture()
+        tensor_env = self._step_source()
         collector = self.collector
         collector.start(rollout_buffer, tensor_env, self.episode_stats)
         callback.on_rollout_start()
@@ -280,6 +280,10 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _step_source(self) -> TensorVecEnv:
+        """Return what the coming rollout steps through, where ``_last_obs`` is its observation."""
+        return self._require_env()
 
     def _finish_rollout(self, last_obs: TensorDict) -> None:
         """Check, value, shape and bootstrap the rollout, then compute its advantages."""

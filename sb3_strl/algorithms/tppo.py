@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import TypedDict, Unpack
 
+from sb3_strl.algorithms.first_stage import (
+    Demonstrations,
+    check_stage,
+    episode_means,
+    open_replay,
+)
 from sb3_strl.algorithms.ppo import PPO
 from sb3_strl.algorithms.ppo_kwargs import PPOKwargs
+from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.errors import StrlTypeError, check_known
+from sb3_strl.common.types import TensorDict
+from sb3_strl.envs import TensorVecEnv
 from sb3_strl.objectives.base import Objective
 from sb3_strl.objectives.distillation import DistillationOptions, TeacherDistillation
 from sb3_strl.objectives.teacher import TeacherSource
@@ -44,6 +56,8 @@ class TeacherKwargs(TypedDict, total=False):
     lr_scheduler_class_name: str | None
     hidden_state_resample_prob: float
     action_labels_from_sample: bool
+    pretrain_dataset: Demonstrations | None
+    pretrain_iterations: int
 
 
 class TPPO(PPO):
@@ -104,6 +118,12 @@ class TPPO(PPO):
         when they are imitated; PPO's losses keep the true states
     :param action_labels_from_sample: labels are drawn from the teacher's distribution instead of
         being its mode
+    :param pretrain_dataset: demonstrations of the first stage: the folder or folders of a rollout
+        dataset, played without end in random order, or a
+        :class:`~sb3_strl.data.RolloutDataset` of as many environments. Recorded actions are
+        executed and are the labels, unless the dataset holds a teacher's. Not saved with the model
+    :param pretrain_iterations: rollouts that come from the dataset while the environment stands
+        still; negative for all of them, and then no teacher is needed. They count as time steps
     :param ppo_kwargs: see :class:`~sb3_strl.algorithms.PPO`
     :raises StrlTypeError: for a teacher or keyword that cannot be understood
     :raises StrlValueError: for options that cannot work
@@ -137,6 +157,8 @@ class TPPO(PPO):
         lr_scheduler_class_name: str | None = None,
         hidden_state_resample_prob: float = 0.0,
         action_labels_from_sample: bool = False,
+        pretrain_dataset: Demonstrations | None = None,
+        pretrain_iterations: int = 0,
         _init_setup_model: bool = True,
         **ppo_kwargs: Unpack[PPOKwargs],
     ) -> None:
@@ -162,6 +184,11 @@ class TPPO(PPO):
         self.buffer_dilation_ratio = buffer_dilation_ratio
         self.hidden_state_resample_prob = hidden_state_resample_prob
         self.action_labels_from_sample = action_labels_from_sample
+        self.pretrain_dataset = pretrain_dataset
+        self.pretrain_iterations = pretrain_iterations
+        self.pretrain_kind: str | None = None
+        self.is_pretrained = False
+        self._waiting: tuple[TensorDict, th.Tensor] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -188,9 +215,20 @@ class TPPO(PPO):
         return teacher_policy if teacher is None else teacher
 
     def _make_objectives(self) -> list[Objective]:
+        if self.pretrain_dataset is not None:
+            self.pretrain_kind = type(self.pretrain_dataset).__name__
+        check_stage(
+            type(self).__name__,
+            self.pretrain_dataset,
+            self.pretrain_kind,
+            self.pretrain_iterations,
+            self.distill_target,
+        )
         if self.teacher is not None:
             self.teacher_kind = type(self.teacher).__name__
-        elif self.teacher_kind is None:
+        elif self.teacher_kind is None and not (
+            self.pretrain_dataset is not None and self.pretrain_iterations < 0
+        ):
             raise StrlTypeError(
                 f"{type(self).__name__}: there is no teacher. Pass teacher=, a policy or the path "
                 "of one."
@@ -215,12 +253,101 @@ class TPPO(PPO):
         return [*super()._make_objectives(), self.distillation]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "teacher", "distillation"]
+        own = ["teacher", "distillation", "pretrain_dataset", "_waiting"]
+        return [*super()._excluded_save_params(), *own]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, variables = super()._get_torch_save_params()
         queue = ["distillation.queue"] if self.buffer_dilation_ratio > 1.0 else []
         return [*names, *queue], variables
+
+    # ------------------------------------------------------------------ two stages
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the next rollout comes from the dataset, if that is long enough."""
+        n = self.pretrain_iterations
+        return not self.is_pretrained and n != 0 and (n < 0 or self.n_iterations < n)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps:
+            self.is_pretrained = False
+            self.distillation.leave_dataset()
+        return super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+
+    def _step_source(self) -> TensorVecEnv:
+        env = super()._step_source()
+        if self.is_pretraining:
+            distillation = self.distillation
+            if distillation.replay is None:
+                distillation.replay = open_replay(self, env, distillation.replay_state)
+            obs = distillation.replay.begin(self.n_steps)
+            if obs is not None:
+                self._waiting = self._last_obs, self._last_episode_starts
+                self._last_obs = self._to_device(obs)
+                self._last_episode_starts = distillation.replay.starts.to(self.device)
+                return distillation.replay
+            warnings.warn(
+                f"{type(self).__name__}: pretrain_dataset holds no further {self.n_steps} steps "
+                f"for each of {self.n_envs} environments after {self.n_iterations} iterations. "
+                "Training goes on in the environment. Pass RolloutDataset(..., dataset_loops=0) to "
+                "repeat the demonstrations.",
+                stacklevel=4,
+            )
+        if self.pretrain_iterations and not self.is_pretrained:
+            self._enter_env()
+        return env
+
+    def _enter_env(self) -> None:
+        """Begin the second stage: nothing that was remembered of the dataset belongs here."""
+        self.is_pretrained = True
+        self.distillation.leave_dataset()
+        self.collector.state = self.policy.initial_state(self.n_envs)
+        self.episode_stats.reset()
+        self._last_episode_starts = th.ones(self.n_envs, dtype=th.bool, device=self.device)
+
+    def collect_rollouts(  # type: ignore[override]
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """
+        Fill the buffer with one rollout, of the dataset in the first stage; see SB3.
+
+        :return: whether the rollout is complete (``False``: a callback stopped it)
+        """
+        try:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        finally:
+            if self._waiting is not None:
+                self._last_obs, self._last_episode_starts = self._waiting
+                self._waiting = None
+
+    @property
+    def reads_infos(self) -> bool:
+        """Whether episodes come from ``Monitor``'s infos instead of being counted on the device."""
+        return self.distillation.replay is None and super().reads_infos
+
+    def _record_episodes(self) -> None:
+        if self.distillation.replay is None:
+            super()._record_episodes()
+            return
+        for key, value in episode_means(self.episode_stats.flush()).items():
+            self.logger.record(f"dataset/{key}", value)
+        rewards = self.rollout_buffer["rewards"]
+        self.logger.record("dataset/reward_mean", float(rewards.mean()))
+        self.logger.record("dataset/iteration", self.n_iterations + 1)
 
     @th.no_grad()
     def label_actions(self, obs: Any) -> th.Tensor:

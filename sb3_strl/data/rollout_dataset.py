@@ -103,6 +103,7 @@ class RolloutDataset(RolloutFileBase):
         self._specs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._host: dict[str, Array] = {}
         self._block: dict[str, th.Tensor] = {}
+        self._rng_at_reset: dict[str, Any] = {}
 
     @staticmethod
     def get_frame_range(name: str | Path) -> tuple[int, int]:
@@ -138,6 +139,7 @@ class RolloutDataset(RolloutFileBase):
         """Look through the folders and begin the first pass."""
         worker = get_worker_info()
         rng = self._rng
+        rng_at_reset = dict(rng.bit_generator.state)
         if worker is not None:
             # The same in every worker, and another one in every epoch.
             rng = np.random.default_rng([self.seed, worker.seed - worker.id])
@@ -161,7 +163,32 @@ class RolloutDataset(RolloutFileBase):
             self.drop_last,
         )
         self._readers: list[FrameReader | None] = [None] * self.num_envs
+        self._rng_at_reset = rng_at_reset
         self._time = self._begin = self._stop = 0
+
+    def recorded_groups(self) -> tuple[str, ...]:
+        """Return the names of the observation groups that are in the files."""
+        self._start()
+        self._plan.extend(self._time + 1)
+        self._allocate()
+        names = (name for name in self._specs if name.startswith(OBS_PREFIX))
+        return tuple(name.removeprefix(OBS_PREFIX) for name in names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the walk is: plain containers, no frames."""
+        self._start()
+        return {"random": self._rng_at_reset, "step": self._time}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Continue a walk, exactly if the folders hold the same trajectories and the options are the
+        same, and nobody was sent away in between.
+
+        :param state: what :meth:`state_dict` returned
+        """
+        self._rng.bit_generator.state = state["random"]
+        self.reset()
+        self._time = self._begin = self._stop = int(state["step"])
 
     def refresh_handlers(self, env_ids: Sequence[int]) -> None:
         """Send some environments to their next trajectories; the others walk on."""

@@ -180,6 +180,11 @@ class RolloutWriter:
         self._resume()
         self.dump_metadata()
 
+    @property
+    def pending_timesteps(self) -> int:
+        """Frames of trajectories that have not ended and will be kept if the recording ends now."""
+        return sum(w.length for w in self._writers if w is not None) if self.save_partial else 0
+
     def write(
         self,
         obs: Mapping[str, Array],

@@ -16,6 +16,7 @@ from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.schedules import get_prob_func
 from sb3_strl.common.sequences import EpisodeMap
 from sb3_strl.common.types import TensorDict
+from sb3_strl.envs.replay import ReplayEnv
 from sb3_strl.objectives.base import Context, Decision, Objective, Proposal, RolloutStep
 from sb3_strl.objectives.distances import (
     action_distance,
@@ -38,6 +39,7 @@ from sb3_strl.policies.outputs import PolicyOutput
 NAME = "teacher"
 _DIST = "teacher/dist/"
 _MASK = "use_teacher"
+_REPLAY = "replay"
 _MEMORY = "memory"
 EPISODE_STARTS = "episode_starts"
 
@@ -102,6 +104,8 @@ class TeacherDistillation(Objective):
         self.queue: DilatedQueue | None = None
         self.use_teacher: th.Tensor | None = None
         self._memory: Any = None
+        self.replay: ReplayEnv | None = None
+        self.replay_state: Any = None
         self._label: Label | None = None
         self._latents: TensorDict = {}
         self._sums: TensorDict = {}
@@ -193,6 +197,8 @@ class TeacherDistillation(Objective):
 
     def propose_actions(self, decision: Decision) -> Proposal | None:
         """Label the step, and hand over the environments that the teacher drives."""
+        if self.replay is not None:
+            return self._propose_recorded(self.replay, decision)
         teacher, starts = self._require_teacher(), decision.episode_starts
         if self.use_teacher is None:
             self.use_teacher = th.zeros_like(starts)
@@ -208,6 +214,20 @@ class TeacherDistillation(Objective):
         self._latents = self.latents.of_teacher(seen)
         self._memory = self._label.state
         return Proposal(self._label.actions, self.use_teacher)
+
+    def _propose_recorded(self, replay: ReplayEnv, decision: Decision) -> Proposal:
+        """Repeat what was recorded: its action belongs to its reward, and nothing else does."""
+        executed, labels = replay.executed(), replay.labels()
+        if executed.ndim > 1:
+            executed, labels = executed.flatten(1), labels.flatten(1)
+        self._label = Label(labels, None, None)
+        if self.latents.widths():
+            self._latents = self.latents.of_teacher(self.view(decision.obs))
+        return Proposal(executed, th.ones_like(decision.episode_starts))
+
+    def leave_dataset(self) -> None:
+        """Ask the teacher from now on; its memory and the choice of drivers begin anew."""
+        self.replay, self.replay_state, self.use_teacher = None, None, None
 
     def on_step(self, step: RolloutStep, buffer: RolloutBuffer) -> None:
         """Store the label."""
@@ -230,7 +250,9 @@ class TeacherDistillation(Objective):
         return teacher.label(self.view(obs), before, starts, sample).actions
 
     def rollout_state(self) -> Any:
-        """Return who drives, and the teacher's memory."""
+        """Return who drives, and the teacher's memory; or where the demonstrations are."""
+        if self.replay is not None:
+            return {_REPLAY: self.replay.state_dict()}
         if self.use_teacher is None:
             return None
         tensors = [leaf.clone() for leaf in tree_tensors(self._memory)]
@@ -238,6 +260,9 @@ class TeacherDistillation(Objective):
 
     def load_rollout_state(self, state: Any) -> None:
         """Take up what :meth:`rollout_state` returned."""
+        if state and _REPLAY in state:
+            self.replay_state = state[_REPLAY]
+            return
         if not state or self.teacher is None:
             return
         self.use_teacher = state[_MASK].clone().to(self.device)

@@ -98,6 +98,10 @@ class TeacherView:
             'policy_kwargs=dict(obs_groups={"teacher": [...]}).'
         )
 
+    def sources(self) -> list[str]:
+        """Return the environment's groups that the teacher's are made of."""
+        return list({piece.group: 0 for pieces in self._pieces.values() for piece in pieces})
+
     def __call__(self, obs: TensorDict) -> TensorDict:
         """Return the teacher's groups ``(N, ...)`` for groups ``(N, ...)`` of the environment."""
         seen: TensorDict = {}
