@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from examples.demo_evaluation import REFERENCE, Gait, reference_poses, robot_errors
-from examples.demo_gait import Array, pose_distances
+from sb3_strl.data.pose_error import Array, pose_distances
 from examples.demo_training import Curve
 from sb3_strl.data import Motion
 from sb3_strl.envs.walker_render import Picture, draw_film_strip, draw_walker

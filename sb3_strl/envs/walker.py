@@ -13,6 +13,7 @@ from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs import walker_task as task
 from sb3_strl.envs.tensor_vec_env import TensorVecEnv
 from sb3_strl.envs.walker_kinematics import JOINT_NAMES, STANDING_HEIGHT, sole_height
+from sb3_strl.envs.walker_measures import LocomotionMeasures, Moved
 from sb3_strl.envs.walker_options import (
     MotionSource,
     action_space,
@@ -31,7 +32,7 @@ _N_ACTIONS = len(JOINT_NAMES)
 _ALL = slice(None)
 
 
-class WalkerVecEnv(TensorVecEnv):
+class WalkerVecEnv(LocomotionMeasures, TensorVecEnv):
     """
     A planar biped of human size that shall walk at a commanded velocity in the style of a motion.
 
@@ -150,6 +151,7 @@ class WalkerVecEnv(TensorVecEnv):
         self._contacts = th.zeros(n_envs, 2)
         self._params = th.zeros(n_envs, 3)
         self.episode_length_buf = th.zeros(n_envs, dtype=th.int64)
+        self._moved = Moved(self._state, self._commands, self._params)
 
     # ------------------------------------------------------------------ steps
 
@@ -200,8 +202,10 @@ class WalkerVecEnv(TensorVecEnv):
         amp_valid = self._frames_seen >= self.n_frames
         final_obs = self._observe(_ALL)
         obs = final_obs
+        self._moved = Moved(self._state, self._commands, self._params)
         rows = th.from_numpy(np.flatnonzero((terminated | truncated).numpy()))
         if len(rows):
+            self._moved = self._moved.copy()
             self._reset_rows(rows)
             obs = task.splice(final_obs, rows, self._observe(rows))
         names = [f"reward/{name}" for name in task.REWARD_NAMES]

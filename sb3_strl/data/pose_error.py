@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sb3_strl.data import Motion
+from sb3_strl.data.motion import Motion
 
 Array = npt.NDArray[np.float64]
 
