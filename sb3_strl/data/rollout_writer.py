@@ -167,7 +167,7 @@ class RolloutWriter:
         self._fields: dict[str, tuple[tuple[int, ...], str]] = {}
         self._next_number = 0
         self._writers: list[TrajectoryWriter | None] = [None] * num_envs
-        self._metadata = {
+        self._metadata: dict[str, Any] = {
             "format": METADATA_FORMAT,
             "config": dict(config or {}),
             "obs_segments": {
@@ -246,6 +246,22 @@ class RolloutWriter:
             else:
                 writer.discard()
             self._writers[env] = None
+        self.dump_metadata()
+
+    def add_config(self, config: Mapping[str, Any]) -> None:
+        """
+        Write more configuration beside the data.
+
+        :param config: anything JSON can hold
+        :raises StrlTypeError: if it cannot be written as JSON
+        """
+        before = self._metadata["config"]
+        self._metadata["config"] = {**before, **config}
+        try:
+            self._check_json()
+        except StrlTypeError:
+            self._metadata["config"] = before
+            raise
         self.dump_metadata()
 
     def dump_metadata(self) -> None:
