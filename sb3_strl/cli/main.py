@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from sb3_strl import __version__
-from sb3_strl.cli import bench, doctor, evaluate, export, motion, play, train, zoo
+from sb3_strl.cli import bench, collect, doctor, evaluate, export, motion, play, train, zoo
 from sb3_strl.cli.console import complain
 from sb3_strl.common.errors import StrlError
 
@@ -19,6 +19,7 @@ examples:
   strl train --algo appo --policy AmpPolicy --steps 1e6 --out runs/walk
   strl evaluate runs/walk/model.zip --episodes 20
   strl play runs/walk/model.zip --out walk.gif
+  strl collect runs/walk/model.zip --out demos
   strl export runs/walk/model.zip --out robot/
   strl motion inspect clip.npz --plot clip.png
   strl zoo train --algo appo --env sb3_strl/Walker-v0
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sb3_strl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for module in (train, play, evaluate, export, motion, doctor, bench, zoo):
+    for module in (train, play, evaluate, collect, export, motion, doctor, bench, zoo):
         module.add_parser(commands)
     return parser
 

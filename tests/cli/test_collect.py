@@ -1,0 +1,66 @@
+"""``strl collect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sb3_strl.cli.main import main
+from sb3_strl.data import read_rollouts
+
+TRAIN = ["train", "--env", "Pendulum-v1", "--n-envs", "2", "--steps", "64", "--quiet"]
+SMALL = ["--set", "n_steps=16", "--set", "policy_kwargs.net_arch=[8]"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    assert main([*TRAIN, *SMALL, "--policy", "MlpGruPolicy", "--out", str(folder)]) == 0
+    return folder
+
+
+def collect(run: Path, out: Path, *options: str) -> int:
+    given = ["--out", str(out), "--n-envs", "2", "--quiet", *options]
+    return main(["collect", str(run / "model.zip"), *given])
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "--help"]) == 0
+    assert "strl collect" in capsys.readouterr().out.split("examples:")[1]
+
+
+def test_it_records_and_goes_on(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demos"
+    assert collect(run, out, "--episodes", "2", "--keep", "truncated") == 0
+    text = capsys.readouterr().out
+    assert "2 trajectories, 400 steps" in text
+    assert "Episode/return_mean" in text
+    assert [len(t) for t in read_rollouts(out)] == [200, 200]
+    metadata = json.loads((out / "metadata.json").read_text())
+    assert metadata["config"]["model"].endswith("model.zip")
+    assert collect(run, out, "--episodes", "4", "--keep", "truncated") == 0
+    assert len(list(read_rollouts(out))) == 4
+    assert collect(run, tmp_path / "b", "--steps", "100", "--steps-per-file", "10") == 0
+    assert sum(len(t) for t in read_rollouts(tmp_path / "b")) == 100
+    assert collect(run, tmp_path / "c", "--steps", "100", "--max-steps", "40") == 0
+
+
+def test_a_teacher_labels_what_a_student_meets(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dagger"
+    given = ["--student", str(run), "--teacher-prob", "0.5", "--steps", "100"]
+    assert collect(run, out, *given) == 0
+    trajectory = next(read_rollouts(out, actions="teacher_actions"))
+    assert trajectory.acts.shape[1] == 1
+
+
+def test_mistakes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert collect(run, tmp_path / "x", "--episodes", "0") == 1
+    assert "Expected something to record" in capsys.readouterr().err
+    assert collect(run, tmp_path / "x", "--compress", "depth") == 1
+    assert "segment 'depth'" in capsys.readouterr().err
+    assert collect(run, tmp_path / "x", "--keep", "some") == 2
+    assert not (tmp_path / "x").exists()
