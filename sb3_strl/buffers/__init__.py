@@ -8,6 +8,7 @@ from sb3_strl.buffers.presets import (
     RefMotionRolloutBuffer,
     SarsaRolloutBuffer,
 )
+from sb3_strl.buffers.queue_buffer import QueueRolloutBuffer
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "EstimatorRolloutBuffer",
     "FeatureReplay",
     "FieldSpec",
+    "QueueRolloutBuffer",
     "RefMotionRolloutBuffer",
     "RolloutBatch",
     "RolloutBuffer",

@@ -66,6 +66,10 @@ class DilatedQueue:
         stop = self.capacity - self.n_steps
         return {name: value[stop - self.n_old : stop] for name, value in self._fields.items()}
 
+    def latest(self, n: int) -> TensorDict:
+        """Return the last ``n`` steps, the newest rollout included, ``(n, N, ...)``."""
+        return {name: value[self.capacity - n :] for name, value in self._fields.items()}
+
     def state_dict(self) -> dict[str, th.Tensor]:
         """Return the contents, copies."""
         size = {"size": th.tensor(self.size)}
