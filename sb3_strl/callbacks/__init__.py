@@ -1,6 +1,8 @@
 """Callbacks for training runs."""
 
 from sb3_strl.callbacks.dagger import DaggerCollector
+from sb3_strl.callbacks.discriminator_doctor import DiscriminatorDoctor
+from sb3_strl.callbacks.discriminator_verdicts import DoctorReport
 from sb3_strl.callbacks.git_state import GitStateCallback
 from sb3_strl.callbacks.locomotion_metrics import LocomotionMetricsCallback
 from sb3_strl.callbacks.motion_evaluation import MotionEvalCallback
@@ -12,6 +14,8 @@ from sb3_strl.callbacks.trial_evaluation import TrialEvalCallback, TrialReportCa
 __all__ = [
     "DaggerCollector",
     "DemonstrationRecorder",
+    "DiscriminatorDoctor",
+    "DoctorReport",
     "GitStateCallback",
     "LocomotionMetricsCallback",
     "MotionEvalCallback",
