@@ -17,7 +17,7 @@ from torch.optim.optimizer import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.peers.common import Peer, Setup
+from benchmarks.learners.common import Peer, Setup
 
 # Inference mode shows composite operators whole, hence the second and third name.
 SCALAR_READS = frozenset(

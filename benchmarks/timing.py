@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from benchmarks.peers.common import Peer
+from benchmarks.learners.common import Peer
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,11 @@ class StepMemory(Memory):
         self.rnn = memory.rnn
 
     def forward(
-        self, x: th.Tensor, state: MemoryState, batch_sizes: th.Tensor | None = None
+        self,
+        x: th.Tensor,
+        state: MemoryState,
+        batch_sizes: th.Tensor | None = None,
+        keep_state: bool = True,
     ) -> tuple[th.Tensor, MemoryState]:
         """
         Advance by one step.
@@ -75,9 +79,10 @@ class StepMemory(Memory):
         :param x: ``(N, input_size)``
         :param state: ``(L, N, H)``
         :param batch_sizes: sequences are not for deployment: ``None``
+        :param keep_state: it always is
         :return: output ``(N, H)`` and the new state
         """
-        del batch_sizes
+        del batch_sizes, keep_state
         old = leaves(state)
         new: list[tuple[th.Tensor, ...]] = []
         for layer in range(self.spec.num_layers):

@@ -319,7 +319,9 @@ class TeacherDistillation(Objective):
             if estimator.replaces
         }
         sizes = None if sequences is None else sequences.batch_sizes
-        return self.policy.actor_pass(batch.observations, state, sizes, masks).params
+        return self.policy.actor_pass(
+            batch.observations, state, sizes, masks, keep_state=False
+        ).params
 
     def _action_distance(self, batch: RolloutBatch, params: TensorDict) -> th.Tensor:
         labels = batch.extras[TEACHER_ACTIONS]

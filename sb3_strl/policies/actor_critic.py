@@ -318,6 +318,7 @@ class StrlPolicy(PolicyExtras):
         batch_sizes: th.Tensor | None = None,
         masks: TensorDict | None = None,
         latents: TensorDict | None = None,
+        keep_state: bool = True,
     ) -> ActorOutput:
         r"""
         Run everything that leads to :math:`\pi(\cdot \mid o, h)`.
@@ -327,6 +328,7 @@ class StrlPolicy(PolicyExtras):
         :param batch_sizes: of packed sequences, see :class:`~sb3_strl.policies.memory.Memory`
         :param masks: rows ``(B,)`` whose observations estimates replace; default as ``predict``
         :param latents: by segment, ``(B, Z)`` to use instead of running its encoder
+        :param keep_state: whether anybody wants the states after sequences
         """
         raw = self.actor_reader.raw(obs)
         if state is None:
@@ -338,13 +340,15 @@ class StrlPolicy(PolicyExtras):
                 continue
             normal = self.actor_reader.normalize(raw)
             before = state.adaptor if name == "adaptor" else state.estimator
-            estimates[name], new[name] = estimator(normal, before, batch_sizes)
+            estimates[name], new[name] = estimator(normal, before, batch_sizes, keep_state)
             mask = estimator.inference_mask(len(raw)) if masks is None else masks.get(name)
             raw = estimator.splice(raw, estimates[name], mask)
         features: th.Tensor = self.actor_reader(obs, raw, latents)
         if self.actor_memory is not None:
             assert state.actor is not None
-            features, new["actor"] = self.actor_memory(features, state.actor, batch_sizes)
+            features, new["actor"] = self.actor_memory(
+                features, state.actor, batch_sizes, keep_state
+            )
             for name, estimator in self.each_estimator():
                 if estimator.spec.use_actor_rnn:
                     estimates[name] = estimator.net(features)
@@ -358,6 +362,7 @@ class StrlPolicy(PolicyExtras):
         obs: TensorDict,
         state: MemoryState | None = None,
         batch_sizes: th.Tensor | None = None,
+        keep_state: bool = True,
     ) -> tuple[th.Tensor, MemoryState | None]:
         """
         Return values ``(B,)`` and the critic's hidden state.
@@ -365,12 +370,13 @@ class StrlPolicy(PolicyExtras):
         :param obs: groups ``(B, ...)``: one step, or packed sequences
         :param state: of the critic's memory, default zeros
         :param batch_sizes: of packed sequences
+        :param keep_state: whether anybody wants the state after sequences
         """
         features: th.Tensor = self.critic_reader(obs)
         if self.critic_memory is not None:
             if state is None:
                 state = self.critic_memory.initial_state(_count(features, batch_sizes))
-            features, state = self.critic_memory(features, state, batch_sizes)
+            features, state = self.critic_memory(features, state, batch_sizes, keep_state)
         value: th.Tensor = self.critic(features)
         return value.squeeze(-1), state
 
@@ -397,8 +403,9 @@ class StrlPolicy(PolicyExtras):
             return PolicyOutput(self.action_params(obs), self.values(obs), {})
         sizes = None if sequences is None else sequences.batch_sizes
         state = None if sequences is None else sequences.state
-        actor = self.actor_pass(obs, state, sizes, masks)
-        values, _ = self.critic_pass(obs, None if state is None else state.critic, sizes)
+        actor = self.actor_pass(obs, state, sizes, masks, keep_state=False)
+        before = None if state is None else state.critic
+        values, _ = self.critic_pass(obs, before, sizes, keep_state=False)
         return PolicyOutput(actor.params, values, actor.estimates)
 
     def update_normalizers(self, obs: TensorDict) -> None:

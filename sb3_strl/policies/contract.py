@@ -48,6 +48,8 @@ class TensorActorCritic(ActorCriticPolicy):
         state: PolicyState | None = None,
         batch_sizes: th.Tensor | None = None,
         masks: TensorDict | None = None,
+        latents: TensorDict | None = None,
+        keep_state: bool = True,
     ) -> ActorOutput:
         """Run the actor over one step or packed sequences."""
 
@@ -57,6 +59,7 @@ class TensorActorCritic(ActorCriticPolicy):
         obs: TensorDict,
         state: MemoryState | None = None,
         batch_sizes: th.Tensor | None = None,
+        keep_state: bool = True,
     ) -> tuple[th.Tensor, MemoryState | None]:
         """Run the critic over one step or packed sequences."""
 

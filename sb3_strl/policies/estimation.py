@@ -196,7 +196,11 @@ class Estimator(nn.Module):
         return self.spec.replace_prob > 0
 
     def forward(
-        self, normal: th.Tensor, state: MemoryState | None, batch_sizes: th.Tensor | None
+        self,
+        normal: th.Tensor,
+        state: MemoryState | None,
+        batch_sizes: th.Tensor | None,
+        keep_state: bool = True,
     ) -> tuple[th.Tensor, MemoryState | None]:
         """
         Estimate from the normalised observation vector.
@@ -204,12 +208,13 @@ class Estimator(nn.Module):
         :param normal: ``(B, vector_dim)``
         :param state: of the own memory
         :param batch_sizes: see :class:`~sb3_strl.policies.memory.Memory`
+        :param keep_state: likewise
         :return: estimate ``(B, E)`` in units of the target's statistics, and the new state
         """
         x = normal.index_select(-1, self.columns)
         if self.memory is not None:
             assert state is not None
-            x, state = self.memory(x, state, batch_sizes)
+            x, state = self.memory(x, state, batch_sizes, keep_state)
         return self.net(x), state
 
     def raw(self, estimate: th.Tensor) -> th.Tensor:

@@ -11,7 +11,7 @@ import torch as th
 
 from benchmarks import throughput
 from benchmarks.operators import OperatorCounter
-from benchmarks.peers.common import EPISODE_LENGTH, MissingPeerError, Robots, Setup
+from benchmarks.learners.common import EPISODE_LENGTH, MissingPeerError, Robots, Setup
 from benchmarks.timing import Iteration, paired_ratios, quartiles, run_rounds
 
 KEYS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch as th
 
-from benchmarks.peers import common
+from benchmarks.learners import common
 
 try:
     from rsl_rl.env import VecEnv
@@ -34,7 +34,7 @@ class TensorDictRobots(VecEnv):  # type: ignore[misc]
         self.robots = robots
         self.num_envs = robots.n_envs
         self.num_actions = common.ACTION_DIM
-        self.max_episode_length = common.EPISODE_LENGTH
+        self.max_episode_length = robots.episode_length
         self.device = robots.device
         self.cfg: dict[str, Any] = {}
 
@@ -71,12 +71,14 @@ def runner_config(setup: common.Setup) -> dict[str, Any]:
     :param setup: what all peers share
     :return: a new configuration, which the runner may change
     """
-    network = {
-        "class_name": "MLPModel",
+    network: dict[str, Any] = {
+        "class_name": "RNNModel" if setup.memory else "MLPModel",
         "hidden_dims": list(setup.hidden),
         "activation": "elu",
         "obs_normalization": False,
     }
+    if setup.memory:
+        network |= {"rnn_type": "lstm", "rnn_hidden_dim": setup.memory, "rnn_num_layers": 1}
     noise = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "scalar"}
     return {
         "num_steps_per_env": setup.n_steps,

@@ -43,6 +43,8 @@ class Setup:
     :param adaptive_kl: adapt the step size to a desired KL divergence, in the peers that can
     :param device: where networks and robots live
     :param seed: of the robots, the networks and the noise
+    :param memory: width of an LSTM before the hidden layers of actor and critic each, 0 for none
+    :param episode_length: steps until a time-out
     """
 
     n_envs: int
@@ -54,6 +56,8 @@ class Setup:
     adaptive_kl: bool = False
     device: str = "cpu"
     seed: int = 0
+    memory: int = 0
+    episode_length: int = EPISODE_LENGTH
 
 
 class RobotStep(NamedTuple):
@@ -73,7 +77,8 @@ class Robots:
     ``x' = 0.9 x + a B`` with the columns of ``B`` scaled so that independent actions of unit
     variance keep ``x`` at unit variance; the reward is ``1 - 0.1 |x_0|``. An episode ends with a
     fall when ``|x_0| > 3.3`` (about once in 1000 steps under a fresh policy) and with a time-out
-    after 1000 steps; the first episodes start at random ages, so that time-outs are spread evenly.
+    after 1000 steps or as many as are set; the first episodes start at random ages, so that
+    time-outs are spread evenly.
 
     :param setup: number, device and seed
     """
@@ -88,7 +93,8 @@ class Robots:
         self.counting: OperatorCounting | None = None
         self.actuation = actuation.to(device)
         self.start = (0.1 * th.randn(n_envs, OBS_DIM, generator=generator)).to(device)
-        self.age = th.randint(0, EPISODE_LENGTH, (n_envs,), generator=generator).to(device)
+        self.episode_length = setup.episode_length
+        self.age = th.randint(0, setup.episode_length, (n_envs,), generator=generator).to(device)
         self.obs = self.start.clone()
 
     def step(self, actions: th.Tensor) -> RobotStep:
@@ -113,7 +119,7 @@ class Robots:
         rewards = 1.0 - 0.1 * lean
         terminated = lean > FALL_THRESHOLD
         age = self.age + 1
-        truncated = (age >= EPISODE_LENGTH) & ~terminated
+        truncated = (age >= self.episode_length) & ~terminated
         done = terminated | truncated
         self.obs = th.where(done.unsqueeze(1), self.start, final_obs)
         self.age = th.where(done, 0, age)

@@ -11,11 +11,12 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from benchmarks.peers import common
+from benchmarks.learners import common
 
 Indices = None | int | Iterable[int]
 
@@ -123,11 +124,13 @@ class Sb3Peer:
 
     name = "sb3"
 
+    algorithm: type[PPO | RecurrentPPO] = PPO
+    policy = "MlpPolicy"
+
     def __init__(self, setup: common.Setup) -> None:
         self.robots = common.Robots(setup)
-        hidden = list(setup.hidden)
-        self.model = PPO(
-            "MlpPolicy",
+        self.model = self.algorithm(
+            self.policy,
             NumpyRobots(self.robots),
             learning_rate=setup.learning_rate,
             n_steps=setup.n_steps,
@@ -140,16 +143,18 @@ class Sb3Peer:
             ent_coef=common.ENT_COEF,
             vf_coef=common.VF_COEF,
             max_grad_norm=common.MAX_GRAD_NORM,
-            policy_kwargs={
-                "net_arch": {"pi": hidden, "vf": hidden},
-                "activation_fn": th.nn.ELU,
-            },
+            policy_kwargs=self.policy_kwargs(setup),
             seed=setup.seed,
             device=setup.device,
         )
         self.n_steps = setup.n_steps
         _, self.callback = self.model._setup_learn(2**40, None)
         self.callback.on_training_start({}, {})
+
+    def policy_kwargs(self, setup: common.Setup) -> dict[str, Any]:
+        """Return the networks' settings."""
+        hidden = list(setup.hidden)
+        return {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": th.nn.ELU}
 
     def collect(self) -> None:
         """Collect one rollout."""
@@ -166,3 +171,19 @@ class Sb3Peer:
     def n_parameters(self) -> int:
         """Count the trainable numbers."""
         return common.count_parameters(self.model.policy.parameters())
+
+
+class RecurrentPeer(Sb3Peer):
+    """
+    ``sb3_contrib.RecurrentPPO`` with an LSTM for each of actor and critic.
+
+    :param setup: what all peers share
+    """
+
+    name = "sb3_contrib"
+    algorithm = RecurrentPPO
+    policy = "MlpLstmPolicy"
+
+    def policy_kwargs(self, setup: common.Setup) -> dict[str, Any]:
+        """Return the networks' settings."""
+        return {**super().policy_kwargs(setup), "lstm_hidden_size": setup.memory}

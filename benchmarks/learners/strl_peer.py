@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from benchmarks.peers import common
+from benchmarks.learners import common
 from sb3_strl.algorithms.ppo import PPO
 from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs import TensorVecEnv
@@ -28,7 +30,7 @@ class TensorRobots(TensorVecEnv):
             robots.device,
         )
         self.robots = robots
-        self.max_episode_length = common.EPISODE_LENGTH
+        self.max_episode_length = robots.episode_length
 
     def reset_tensor(self) -> TensorDict:
         """Return the groups."""
@@ -59,8 +61,14 @@ class StrlPeer:
     def __init__(self, setup: common.Setup) -> None:
         self.robots = common.Robots(setup)
         hidden = list(setup.hidden)
+        policy_kwargs: dict[str, Any] = {
+            "net_arch": {"pi": hidden, "vf": hidden},
+            "activation": "elu",
+        }
+        if setup.memory:
+            policy_kwargs["rnn"] = {"type": "lstm", "hidden_size": setup.memory}
         self.model = PPO(
-            "MlpPolicy",
+            "MlpLstmPolicy" if setup.memory else "MlpPolicy",
             TensorRobots(self.robots),
             learning_rate=setup.learning_rate,
             n_steps=setup.n_steps,
@@ -75,7 +83,7 @@ class StrlPeer:
             max_grad_norm=common.MAX_GRAD_NORM,
             schedule="adaptive" if setup.adaptive_kl else "fixed",
             desired_kl=common.DESIRED_KL,
-            policy_kwargs={"net_arch": {"pi": hidden, "vf": hidden}, "activation": "elu"},
+            policy_kwargs=policy_kwargs,
             seed=setup.seed,
             device=setup.device,
         )
