@@ -22,7 +22,10 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for example in examples:
         exec(compile(example, "datasets.md", "exec"), names)
-    assert len(examples) == 3
+    assert len(examples) == 6
+    assert names["recorder"].total_episodes >= 20
+    assert names["collector"].student is not None
+    assert names["model"].is_pretrained
     assert len(list((tmp_path / "back").glob("trajectory_*"))) == 32
     assert (tmp_path / "walk.png").is_file()
     assert names["report"].passed, str(names["report"])
