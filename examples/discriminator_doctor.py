@@ -153,8 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     cases = make_cases()
     reports = [train(case, steps) for case in cases]
-    header = ("broken", "verdict", "accuracy expert / policy", "margin", "gradient", "share")
-    header += ("span", "probe", "seen / unseen")
+    header = ["broken", "verdict", "accuracy expert / policy", "margin", "gradient", "share"]
+    header += ["span", "probe", "seen / unseen"]
     rows = [describe(case, report) for case, report in zip(cases, reports, strict=True)]
     print(format_table(f"after {steps} steps", header, rows))
     for report in reports:

@@ -21,10 +21,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapp
 from typing_extensions import Self
 
 from sb3_strl.algorithms.guard import check_rollout
+from sb3_strl.algorithms.parallel import agree, join, load_rank, save_rank, shared_fate
 from sb3_strl.algorithms.rollout import RolloutCollector, normalize_advantages
 from sb3_strl.algorithms.settings import check_action_space
 from sb3_strl.algorithms.training_state import RandomState, ResumePoint, TrainingState
+from sb3_strl.algorithms.transfer import StateDictTransform, transform_parameters
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
+from sb3_strl.common import distributed
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.files import atomic_file
@@ -63,6 +66,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
     generator: th.Generator
     episode_stats: EpisodeStats
     n_iterations: int
+    n_epochs: int
     collector: RolloutCollector
     normalize_advantage: bool | Literal["rollout", "minibatch"]
     objectives: list[Objective]
@@ -87,12 +91,15 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
         """Say nothing: with a simulator on the GPU a small network belongs there too."""
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed everything, with several processes each one differently; see SB3."""
+        super().set_random_seed(distributed.rank_seed(seed, self.n_envs))
+
     def _setup_runtime(self) -> None:
         """Create what lives as long as this object and is not a hyperparameter."""
         self.generator = th.Generator(device=self.device)
-        self.generator.manual_seed(
-            self.seed if self.seed is not None else th.initial_seed() % 2**63
-        )
+        seed = distributed.rank_seed(self.seed, self.n_envs)
+        self.generator.manual_seed(th.initial_seed() % 2**63 if seed is None else seed)
         self.tensor_env = None if self.env is None else as_tensor_env(self.env, self.device)
         self.episode_stats = EpisodeStats(self.n_envs, device=self.device)
         self.training_state = TrainingState(
@@ -164,9 +171,9 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Self:
         """
-        Train; see SB3.
+        Train, under ``torchrun`` together with the other processes; see SB3.
 
-        :param total_timesteps: environment steps, summed over all environments
+        :param total_timesteps: environment steps, summed over all environments of all processes
         :param callback: called at every step
         :param log_interval: iterations between two log dumps, ``None`` for none
         :param tb_log_name: name of the run, default the name of the class
@@ -174,15 +181,17 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
             continues exactly where the run, or the file it was loaded from, stopped
         :param progress_bar: show a progress bar
         :return: the algorithm
+        :raises PeerError: if another process of the same training failed
         """
         self._require_env()
+        join(self)
         return super().learn(
             total_timesteps,
             callback,
             log_interval,  # type: ignore[arg-type]
             tb_log_name or type(self).__name__,
             reset_num_timesteps,
-            progress_bar,
+            progress_bar and distributed.is_main(),
         )
 
     def _setup_learn(
@@ -250,32 +259,38 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
 
         :return: whether the rollout is complete (``False``: a callback stopped it)
         :raises NonFiniteError: if the environment produced NaN or infinity
+        :raises PeerError: if another process could not complete its rollout
         """
         self.policy.set_training_mode(False)
         self._resume_point = None
         self._resume_point = self._capture()
-        tensor_env = self._step_source()
-        collector = self.collector
-        collector.start(rollout_buffer, tensor_env, self.episode_stats)
-        callback.on_rollout_start()
-        is_monitored = self.reads_infos
-        n_steps = 0
-        obs_tensor: Any = self._last_obs
-        while n_steps < n_rollout_steps:
-            actions, clipped_actions = collector.act(obs_tensor, self._last_episode_starts)
-            result = collector.step(clipped_actions)
-            self.num_timesteps += env.num_envs
-            for objective in self.objectives:
-                objective.on_step(collector.as_step(actions, result), rollout_buffer)
-            new_obs, rewards, dones, infos = collector.lazy_locals(result)
-            obs_tensor = self._last_obs = result.obs
-            self._last_episode_starts = collector.dones
-            n_steps += 1
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-            if is_monitored:
-                self._update_info_buffer(infos, dones)
+        world_size = distributed.world_size()
+        going, n_steps = True, 0
+        with shared_fate(self):
+            tensor_env = self._step_source()
+            collector = self.collector
+            collector.start(rollout_buffer, tensor_env, self.episode_stats)
+            callback.on_rollout_start()
+            is_monitored = self.reads_infos
+            obs_tensor: Any = self._last_obs
+            while going and n_steps < n_rollout_steps:
+                actions, clipped_actions = collector.act(obs_tensor, self._last_episode_starts)
+                result = collector.step(clipped_actions)
+                self.num_timesteps += env.num_envs * world_size
+                for objective in self.objectives:
+                    objective.on_step(collector.as_step(actions, result), rollout_buffer)
+                new_obs, rewards, dones, infos = collector.lazy_locals(result)
+                obs_tensor = self._last_obs = result.obs
+                self._last_episode_starts = collector.dones
+                n_steps += 1
+                callback.update_locals(locals())
+                going = callback.on_step()
+                if going and is_monitored:
+                    self._update_info_buffer(infos, dones)
+            if going:
+                check_rollout(self, obs_tensor)
+        if not agree(self, going):
+            return False
         self._finish_rollout(obs_tensor)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -286,9 +301,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         return self._require_env()
 
     def _finish_rollout(self, last_obs: TensorDict) -> None:
-        """Check, value, shape and bootstrap the rollout, then compute its advantages."""
+        """Value, shape and bootstrap the rollout, then compute its advantages."""
         buffer, collector = self.rollout_buffer, self.collector
-        check_rollout(self, last_obs)
         self._record_episodes()
         last_values = collector.value(last_obs) if self.using_ppo else None
         terms = [objective.reward_term(buffer) for objective in self.objectives]
@@ -360,6 +374,7 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        state_dict_transform: StateDictTransform | None = None,
         **kwargs: Any,
     ) -> Self:
         """
@@ -371,9 +386,12 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param custom_objects: attributes to replace instead of reading them
         :param print_system_info: print versions of now and then
         :param force_reset: forget the last observation of the file's ``data``
+        :param state_dict_transform: called with the weights of the file and those of the new
+            policy, returns what to load; the optimizers' moments are then left out
         :param kwargs: attributes to change, e.g. ``learning_rate``
         :raises StrlValueError: if the file is not a whole model
         """
+        file = None
         if isinstance(path, (str, Path)):
             file = Path(path)
             file = file if file.exists() else file.with_name(f"{file.name}.zip")
@@ -382,9 +400,25 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
                     f"{cls.__name__}.load: {file} is not a whole model file; it may have been cut "
                     "off while it was copied or written. Take an earlier checkpoint."
                 )
-        return super().load(
+        if state_dict_transform is not None:
+            kwargs["_state_dict_transform"] = state_dict_transform
+        model = super().load(
             path, env, device, custom_objects, print_system_info, force_reset, **kwargs
         )
+        load_rank(model, file)
+        return model
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """Load weights and optimizers; see SB3."""
+        transform: StateDictTransform | None = vars(self).pop("_state_dict_transform", None)
+        if transform is not None and isinstance(load_path_or_dict, dict):
+            load_path_or_dict = transform_parameters(load_path_or_dict, self.policy, transform)
+        super().set_parameters(load_path_or_dict, exact_match, device)
 
     def save(
         self,
@@ -396,7 +430,8 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         Save everything that a run needs to continue; see SB3.
 
         A file is written beside the target and moved over it, so that a crash or a full disk leaves
-        the previous file whole.
+        the previous file whole. With several processes rank 0 writes the model, and the others
+        what only they have, beside it; see ``docs/guide/distributed.md``.
 
         :param path: file name, ``.zip`` is added if there is no suffix; or a binary stream
         :param exclude: attributes to leave out
@@ -412,11 +447,37 @@ class TensorOnPolicyAlgorithm(OnPolicyAlgorithm):
         target = Path(path)
         if target.suffix == "":
             target = target.with_suffix(".zip")
+        if distributed.is_main():
+            self.write(target, exclude, include)
+        else:
+            save_rank(self, target)
+
+    def write(
+        self,
+        target: Path,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save the whole model whatever the rank; see :meth:`save`."""
         with atomic_file(target) as file:
             super().save(file, exclude, include)
             add_description(file, self.policy)
 
     # ------------------------------------------------------------------ for subclasses
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups of the policy's optimizer."""
+        return self.policy.optimizer.param_groups
+
+    @property
+    @abstractmethod
+    def minibatch_size(self) -> int:
+        """Samples per minibatch."""
+
+    @property
+    @abstractmethod
+    def sequence_minibatches(self) -> int:
+        """Minibatches per epoch for a policy with memory."""
 
     @abstractmethod
     def train(self) -> None:

@@ -4,6 +4,7 @@ from sb3_strl.callbacks.dagger import DaggerCollector
 from sb3_strl.callbacks.discriminator_doctor import DiscriminatorDoctor
 from sb3_strl.callbacks.discriminator_verdicts import DoctorReport
 from sb3_strl.callbacks.git_state import GitStateCallback
+from sb3_strl.callbacks.iteration_checkpoint import IterationCheckpointCallback
 from sb3_strl.callbacks.locomotion_metrics import LocomotionMetricsCallback
 from sb3_strl.callbacks.motion_evaluation import MotionEvalCallback
 from sb3_strl.callbacks.random_starts import RandomStarts
@@ -17,6 +18,7 @@ __all__ = [
     "DiscriminatorDoctor",
     "DoctorReport",
     "GitStateCallback",
+    "IterationCheckpointCallback",
     "LocomotionMetricsCallback",
     "MotionEvalCallback",
     "RandomStarts",
