@@ -210,12 +210,12 @@ def test_memory_begins_with_zeros_in_the_environment(tmp_path: Path, policy: str
     seen: list[Any] = []
     original = model.policy.actor_pass
 
-    def spy(obs: Any, state: Any = None, *args: Any) -> Any:
+    def spy(obs: Any, state: Any = None, *args: Any, **options: Any) -> Any:
         if args[:1] == (None,):
             seen.append(
                 [v.clone() for v in th.utils._pytree.tree_leaves(tuple(state)) if v is not None]
             )
-        return original(obs, state, *args)
+        return original(obs, state, *args, **options)
 
     model.policy.actor_pass = spy
     model.learn(3 * T * 4)
