@@ -1,0 +1,156 @@
+"""The walker with hidden friction and mass, and what a policy is worth on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from typing_extensions import Unpack
+
+from sb3_strl.common.types import TensorDict
+from sb3_strl.envs import walker_task as task
+from sb3_strl.envs.walker import WalkerVecEnv
+from sb3_strl.envs.walker_options import WalkerOptions
+from sb3_strl.envs.walker_physics import DomainRandomization
+from sb3_strl.policies import StrlPolicy
+
+GROUPS: dict[str, dict[str, tuple[int, ...]]] = {
+    "policy": dict(task.PROPRIOCEPTION),
+    "velocity": {"base_lin_vel": (2,)},
+    "height": {"base_height": (1,)},
+    "contact": {"foot_contact_forces": (2,)},
+    "parameters": {"friction": (1,), "added_mass": (1,)},
+}
+"""Observation groups and their segments."""
+
+FRICTION = (0.08, 1.0)
+ADDED_MASS = (-20.0, 60.0)
+"""Ranges of the randomised robots; the nominal one has friction 0.9 and 70 kg."""
+
+N_MODELS = 128
+EPISODE_LENGTH = 250
+EVALUATION_SEED = 10_000
+_ROBOT: dict[str, Any] = {
+    "n_frames": 1,
+    "min_height": 0.6,
+    "max_pitch": 0.8,
+    "action_scale": (0.7, 0.9, 0.5),
+    "rsi_prob": 0.8,
+    "max_episode_length": EPISODE_LENGTH,
+    "n_threads": 1,
+}
+
+
+class HiddenWalker(WalkerVecEnv):
+    """
+    The embedded walker whose observation comes in five groups, so that a policy can be shown some.
+
+    ``policy`` is the noisy proprioception; without noise follow ``velocity`` and ``height`` of the
+    hip, ``contact``, the forces under the feet in units of the nominal weight, and ``parameters``,
+    friction and added mass, which last for an episode. There are no windows of a reference.
+
+    :param n_envs: number of robots
+    :param options: see :class:`~sb3_strl.envs.walker.WalkerVecEnv`
+    """
+
+    def __init__(self, n_envs: int, **options: Unpack[WalkerOptions]) -> None:
+        super().__init__(n_envs, **options)
+        widths = {name: sum(s[0] for s in parts.values()) for name, parts in GROUPS.items()}
+        self.observation_space = spaces.Dict(
+            {
+                name: spaces.Box(-np.inf, np.inf, (width,), np.float32)
+                for name, width in widths.items()
+            }
+        )
+        self.obs_segments = GROUPS
+        self.feature_names = None
+
+    def _observe(self, rows: th.Tensor | slice) -> TensorDict:
+        """Return the observation groups of some robots, as new tensors on the CPU."""
+        state = self._state[rows]
+        sensed = task.sensed_quantities(state)
+        if self._noisy:
+            noise = th.empty_like(sensed).uniform_(-1.0, 1.0, generator=self._generator)
+            sensed = th.addcmul(sensed, self._noise_scale, noise)
+        actions, commands = self._last_action[rows], self._commands[rows]
+        height = state[:, task.HEIGHT : task.HEIGHT + 1]
+        return {
+            "policy": task.proprioception(sensed, self._nominal, actions, commands),
+            "velocity": state[:, task.BASE_VEL].clone(),
+            "height": height.clone(),
+            "contact": self._contacts[rows].clone(),
+            "parameters": self._params[rows, :2].clone(),
+        }
+
+
+def make_robots(n_envs: int, seed: int, *, randomized: bool) -> HiddenWalker:
+    """
+    Make robots; both kinds have noisy sensors and are pushed.
+
+    :param n_envs: number of robots
+    :param seed: of every random number, the pool of models included
+    :param randomized: draw friction and mass, else all robots are the nominal one
+    """
+    nominal = DomainRandomization.off()
+    return HiddenWalker(
+        n_envs,
+        seed=seed,
+        domain_randomization=DomainRandomization(
+            n_models=N_MODELS if randomized else 1,
+            friction=FRICTION if randomized else nominal.friction,
+            added_mass=ADDED_MASS if randomized else nominal.added_mass,
+            motor_strength=nominal.motor_strength,
+        ),
+        **_ROBOT,
+    )
+
+
+class Evaluation(NamedTuple):
+    """
+    One episode of several robots.
+
+    :param returns: undiscounted, until the robot fell or time was up: ``(n,)``
+    :param survived: whether it did not fall: ``(n,)``
+    """
+
+    returns: th.Tensor
+    survived: th.Tensor
+
+
+@th.no_grad()
+def evaluate(
+    policy: StrlPolicy, n_robots: int = 256, n_steps: int = EPISODE_LENGTH, **where: Any
+) -> Evaluation:
+    """
+    Let a policy's mode drive robots that nobody trained on, the same for everybody.
+
+    :param policy: what acts
+    :param n_robots: number of robots, one episode each
+    :param n_steps: steps of 0.02 s
+    :param where: ``randomized=False`` for nominal robots
+    """
+    env = make_robots(n_robots, EVALUATION_SEED, **{"randomized": True, **where})
+    obs, state = env.reset_tensor(), policy.initial_state(n_robots)
+    starts, up = th.ones(n_robots, dtype=th.bool), th.ones(n_robots, dtype=th.bool)
+    returns = th.zeros(n_robots)
+    for _ in range(n_steps):
+        actions, state = policy.act(obs, state, starts, deterministic=True)
+        step = env.step_tensor(actions)
+        returns += step.rewards.masked_fill(~up, 0.0)
+        up &= ~step.terminated
+        starts, obs = step.terminated | step.truncated, step.obs
+    env.close()
+    return Evaluation(returns, up)
+
+
+def group_sets(actor: Sequence[str]) -> dict[str, list[str]]:
+    """
+    Return who reads what: the critic and the teacher's labels know everything.
+
+    :param actor: groups of the actor
+    """
+    everything = list(GROUPS)
+    return {"actor": list(actor), "critic": everything, "teacher": everything}
