@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_strl.common import distributed
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.segments import group_spaces
 from sb3_strl.data.rollout_dataset import RolloutDataset
@@ -86,7 +87,7 @@ def open_replay(model: TPPO, env: TensorVecEnv, state: Any) -> ReplayEnv:
             dataset_loops=0,
             random_shuffle_traj_order=True,
             device=model.device,
-            seed=model.seed,
+            seed=distributed.rank_seed(model.seed, model.n_envs),
         )
     replay = ReplayEnv(source, env, _needed(model, env))
     if state is not None:

@@ -89,5 +89,5 @@ def _dump(algorithm: TensorOnPolicyAlgorithm, fields: TensorDict) -> Path:
     }
     arrays["actions"] = algorithm.rollout_buffer["actions"].cpu().numpy()
     np.savez_compressed(folder / "rollout.npz", **arrays)
-    algorithm.save(folder / "model.zip")
+    algorithm.write(folder / "model.zip")
     return folder

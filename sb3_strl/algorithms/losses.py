@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch as th
 
+from sb3_strl.common import distributed
+
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -64,25 +66,33 @@ def masked_mean(values: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
     """
     Return the mean of some rows, 0 if there are none.
 
+    With several processes the divisor is the mean number of rows that count, so that the mean of
+    the results over the processes is the mean over all their rows.
+
     :param values: ``(B,)``
     :param mask: ``(B,)`` bool, ``None`` for all
     """
     if mask is None:
         return values.mean()
-    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp_min(1)
+    return values.masked_fill(~mask, 0.0).sum() / distributed.divisor(mask.sum())[1]
 
 
 def standardize(values: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:
     """
-    Subtract the mean and divide by the unbiased standard deviation plus 1e-8.
+    Subtract the mean and divide by the unbiased standard deviation plus 1e-8, both over all
+    processes.
 
     :param values: any shape
     :param mask: the same shape, bool: rows that count; the others become 0
     """
-    if mask is None:
+    if mask is None and not distributed.is_active():
         return (values - values.mean()) / (values.std() + 1e-8)
-    change = (values - masked_mean(values, mask)).masked_fill(~mask, 0.0)
-    variance = change.square().sum() / (mask.sum() - 1).clamp_min(1)
+    if mask is None:
+        mask = th.ones_like(values, dtype=th.bool)
+    count = distributed.sum_(mask.sum())
+    mean = distributed.sum_(values.masked_fill(~mask, 0.0).sum()) / count.clamp_min(1)
+    change = (values - mean).masked_fill(~mask, 0.0)
+    variance = distributed.sum_(change.square().sum()) / (count - 1).clamp_min(1)
     return change / (variance.sqrt() + 1e-8)
 
 

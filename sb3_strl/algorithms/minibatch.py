@@ -16,6 +16,7 @@ from sb3_strl.algorithms.losses import (
 )
 from sb3_strl.buffers.presets import ON_POLICY, mask_field
 from sb3_strl.buffers.rollout_buffer import RolloutBatch
+from sb3_strl.common import distributed
 from sb3_strl.policies.action_head import ActionHead
 from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.distributions import GaussianHead
@@ -76,5 +77,9 @@ def minibatch_loss(
 
 @th.no_grad()
 def minibatch_kl(head: ActionHead, batch: RolloutBatch, out: PolicyOutput) -> th.Tensor:
-    r"""Return the mean of :math:`KL(\pi_{old} \| \pi)` where the policy chose the action."""
-    return masked_mean(head.kl(batch.dist, out.params), batch.extras.get(ON_POLICY))
+    r"""
+    Return the mean of :math:`KL(\pi_{old} \| \pi)` where the policy chose the action, over all
+    processes.
+    """
+    kl = masked_mean(head.kl(batch.dist, out.params), batch.extras.get(ON_POLICY))
+    return distributed.mean(kl)

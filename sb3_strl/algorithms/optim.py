@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch as th
 from torch import nn
 
+from sb3_strl.common import distributed
 from sb3_strl.common.flat_adam import FlatAdam, clip_gradients
 
 LR_MIN = 1e-5
@@ -17,10 +18,14 @@ LR_FACTOR = 1.5
 def clip_and_step(
     optimizer: th.optim.Optimizer, parameters: Sequence[nn.Parameter], max_norm: float
 ) -> None:
-    """Scale all gradients to a global L2 norm of at most ``max_norm`` and take a step."""
+    """
+    Average all gradients over the processes, scale them to a global L2 norm of at most
+    ``max_norm`` and take a step.
+    """
     if isinstance(optimizer, FlatAdam):
         optimizer.clip_and_step(max_norm)
         return
+    distributed.mean_gradients_(parameters)
     clip_gradients(parameters, max_norm)
     optimizer.step()
 

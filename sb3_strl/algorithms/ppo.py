@@ -22,9 +22,10 @@ from sb3_strl.algorithms.settings import (
     find_proposer,
     make_lr_scheduler,
 )
-from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance
+from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance, means_of
 from sb3_strl.buffers.presets import ON_POLICY, mask_field
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
+from sb3_strl.common import distributed
 from sb3_strl.common.errors import NonFiniteError, StrlValueError
 from sb3_strl.objectives.base import Context, Objective
 from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
@@ -356,7 +357,7 @@ class PPO(TensorOnPolicyAlgorithm):
         if (
             self.target_kl is not None
             and self.using_ppo
-            and float(stats[_APPROX_KL]) > 1.5 * self.target_kl
+            and float(distributed.mean(stats[_APPROX_KL])) > 1.5 * self.target_kl
         ):
             return False
         if self.schedule == "adaptive" and self.desired_kl is not None and self._steps_taken:
@@ -431,7 +432,7 @@ class PPO(TensorOnPolicyAlgorithm):
             extra["train/std"] = log_std.exp().mean()
         for objective in self.objectives:
             extra.update(objective.stats())
-        for key, value in zip(extra, th.stack(list(extra.values())).tolist(), strict=True):
+        for key, value in zip(extra, means_of(extra), strict=True):
             self.logger.record(key, value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", self._loss_settings.clip_range)

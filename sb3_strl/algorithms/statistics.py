@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch as th
+
+from sb3_strl.common import distributed
 
 
 class UpdateStatistics:
@@ -30,10 +32,26 @@ class UpdateStatistics:
         self._count += 1
 
     def means(self) -> dict[str, float]:
-        """Return the means, none before the first minibatch; one host transfer."""
+        """
+        Return the means over minibatches and processes, none before the first minibatch.
+
+        One host transfer.
+        """
         if self._total is None:
             return {}
-        return dict(zip(self.names, (self._total / self._count).tolist(), strict=True))
+        return dict(
+            zip(self.names, distributed.mean(self._total / self._count).tolist(), strict=True)
+        )
+
+
+def means_of(scalars: Mapping[str, th.Tensor]) -> list[float]:
+    """
+    Return device scalars as numbers, their means over the processes; one host transfer.
+
+    :param scalars: 0-d each, the same names in every process; at least one
+    """
+    means: list[float] = distributed.mean(th.stack(list(scalars.values()))).tolist()
+    return means
 
 
 @th.no_grad()

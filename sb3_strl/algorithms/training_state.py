@@ -137,7 +137,12 @@ class TrainingState:
             )
         elif scheduler is not None and saved is not None:
             scheduler.load_state_dict(saved)
-        point = state.get("point")
-        if point is not None:
-            point = ResumePoint(**{**point, "random": RandomState(**point["random"])})
-        self._keep(point)
+        self._keep(read_point(state))
+
+
+def read_point(state: dict[str, Any]) -> ResumePoint | None:
+    """Return the resume point of a saved training state, ``None`` if it has none."""
+    point = state.get("point")
+    if point is None:
+        return None
+    return ResumePoint(**{**point, "random": RandomState(**point["random"])})

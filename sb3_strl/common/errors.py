@@ -29,6 +29,10 @@ class NonFiniteError(StrlValueError):
     """The environment or the optimisation produced NaN or infinity."""
 
 
+class PeerError(StrlError, RuntimeError):
+    """Another process of the same training failed or died."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """
     Return ``" Did you mean 'x'?"`` for the known name closest to ``name``, else an empty

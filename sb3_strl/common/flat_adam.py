@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch as th
 from torch._utils import _flatten_dense_tensors
 
+from sb3_strl.common import distributed
+
 _UNSUPPORTED = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
 
 
@@ -115,7 +117,8 @@ class FlatAdam(th.optim.Adam):
     @th.no_grad()
     def clip_and_step(self, max_norm: float) -> None:
         """
-        Scale the gradients to a global L2 norm of at most ``max_norm`` and step.
+        Average the gradients over the processes, scale them to a global L2 norm of at most
+        ``max_norm`` and step.
 
         ``.grad`` keeps the gradients as they were.
         """
@@ -128,6 +131,8 @@ class FlatAdam(th.optim.Adam):
                 self._clip_and_step_each(max_norm)
                 return
             flats.append((flat, _flatten_dense_tensors(gradients), group))
+        for _, gradient, _ in flats:
+            distributed.mean_(gradient)
         norm = th.linalg.vector_norm(flats[0][1])
         if len(flats) > 1:
             norm = th.linalg.vector_norm(
@@ -139,7 +144,9 @@ class FlatAdam(th.optim.Adam):
 
     def _clip_and_step_each(self, max_norm: float) -> None:
         self._part()
-        clip_gradients([p for group in self.param_groups for p in group["params"]], max_norm)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        distributed.mean_gradients_(parameters)
+        clip_gradients(parameters, max_norm)
         super().step()
 
     @staticmethod

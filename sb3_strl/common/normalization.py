@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
+from sb3_strl.common import distributed
 from sb3_strl.common.errors import NonFiniteError, StrlValueError
 
 
@@ -94,7 +95,8 @@ class EmpiricalNormalization(nn.Module):
     @th.no_grad()
     def update(self, x: th.Tensor, mask: th.Tensor | None = None) -> None:
         """
-        Learn from a batch; nothing happens in evaluation mode.
+        Learn from a batch, with several processes from all their batches; nothing happens in
+        evaluation mode.
 
         :param x: ``(..., *shape)``; all leading dimensions are samples
         :param mask: ``(...,)``, bool, the samples to learn from; ``None``: all
@@ -121,6 +123,7 @@ class EmpiricalNormalization(nn.Module):
         # Invalid rows are replaced, not multiplied: zero times NaN is NaN.
         shift = th.where(valid, offset, 0.0).sum(0) / n_safe
         spread = th.where(valid, offset.sub_(shift), 0.0).square_().sum(0) / n_safe
+        n, shift, spread = distributed.moments(n, shift, spread)
         self.count += n
         rate = n / self.count.clamp_min(1)  # 0 without valid rows, and then nothing changes
         mean.addcmul_(shift, rate)

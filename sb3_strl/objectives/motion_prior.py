@@ -12,6 +12,7 @@ import torch as th
 from sb3_strl.buffers.feature_replay import FeatureReplay
 from sb3_strl.buffers.presets import ref_motion_fields
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
+from sb3_strl.common import distributed
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import group_spaces
 from sb3_strl.common.types import TensorDict
@@ -288,6 +289,7 @@ class AdversarialMotionPrior(Objective):
             return
         self.optimizer.zero_grad()
         total.backward()
+        distributed.mean_gradients_(self._parameters)
         th.nn.utils.clip_grad_norm_(self._parameters, self.options.discriminator_max_grad_norm)
         self.optimizer.step()
 

@@ -11,6 +11,7 @@ import torch as th
 from torch import nn
 
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
+from sb3_strl.common import distributed
 from sb3_strl.common.errors import StrlValueError, check_known
 from sb3_strl.common.normalization import (
     EmpiricalDiscountedVariationNormalization,
@@ -214,6 +215,7 @@ class RandomNetworkDistillation(Objective):
         loss = self._errors(batch.extras["rnd/states"]).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
+        distributed.mean_gradients_(self.modules["predictor"].parameters())
         self.optimizer.step()
         self._stats["rnd/loss"] = loss.detach()
 

@@ -11,6 +11,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as nnf
 
+from sb3_strl.common import distributed
 from sb3_strl.common.errors import StrlValueError, check_known, suggest
 from sb3_strl.common.normalization import EmpiricalNormalization
 from sb3_strl.policies.networks import MlpModel
@@ -338,8 +339,9 @@ def _side(rows: slice, valid: th.Tensor | None, x: th.Tensor) -> _Side:
         is_empty = rows.start == rows.stop
         return _Side(rows, exists=x.new_zeros(()) if is_empty else None)
     weights = valid.to(x.dtype)
-    n_valid = weights.sum()
-    return _Side(rows, valid, weights / n_valid.clamp_min(1.0), n_valid.clamp_max(1.0))
+    # With several processes: weights whose mean over them is that over all rows.
+    n_valid, share = distributed.divisor(weights.sum())
+    return _Side(rows, valid, weights / share, n_valid.clamp_max(1.0))
 
 
 def _mean(values: th.Tensor, weights: th.Tensor | None) -> th.Tensor:
