@@ -71,6 +71,15 @@ def test_a_rollout_is_whole_or_there_is_none(folder: Path) -> None:
     assert (obs["policy"][:, 2] == 0).all()
 
 
+def test_frames_that_only_fill_up_a_batch_are_never_played(folder: Path) -> None:
+    assert any(step.padding.any() for step in RolloutDataset(folder, 3, device="cpu"))
+    env = ReplayEnv(RolloutDataset(folder, 3, device="cpu"), CounterEnv(3))
+    seen: list[tuple[float, ...]] = []
+    while (obs := env.begin(1)) is not None:
+        seen.extend(tuple(row) for row in obs["policy"].tolist())
+    assert len(seen) == len(set(seen)) > 20
+
+
 def test_the_numpy_face(folder: Path) -> None:
     env = ReplayEnv(RolloutDataset(folder, 3, device="cpu"), CounterEnv(3))
     obs = env.reset()
