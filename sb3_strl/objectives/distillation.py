@@ -217,7 +217,7 @@ class TeacherDistillation(Objective):
 
     def _propose_recorded(self, replay: ReplayEnv, decision: Decision) -> Proposal:
         """Repeat what was recorded: its action belongs to its reward, and nothing else does."""
-        executed, labels = replay.executed(), replay.labels()
+        executed, labels = replay.executed().to(self.device), replay.labels().to(self.device)
         if executed.ndim > 1:
             executed, labels = executed.flatten(1), labels.flatten(1)
         self._label = Label(labels, None, None)

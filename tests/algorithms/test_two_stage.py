@@ -12,6 +12,7 @@ import torch as th
 
 from sb3_strl import ATPPO, TPPO, EstimatorTPPO
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
+from sb3_strl.common.memory_state import leaves
 from sb3_strl.data import RolloutDataset, RolloutWriter
 from sb3_strl.envs import as_tensor_env
 from tests.envs.toy import CounterEnv, DiscreteToy, PointMass
@@ -222,6 +223,16 @@ def test_memory_begins_with_zeros_in_the_environment(tmp_path: Path, policy: str
     steps = [leaves for leaves in seen if leaves and leaves[0].shape[1] == 4]
     assert any(leaf.abs().sum() > 0 for leaf in steps[2 * T - 1])
     assert all((leaf == 0).all() for leaf in steps[2 * T])
+
+
+def test_nothing_of_the_dataset_is_remembered_after_the_switch(tmp_path: Path) -> None:
+    model = make(demonstrate(tmp_path), policy="MlpGruPolicy")
+    model.learn(2 * T * 4)
+    assert any(leaf.abs().sum() > 0 for leaf in leaves(model.collector.state.actor))
+    model._step_source()
+    state = model.collector.state
+    assert all((leaf == 0).all() for part in (state.actor, state.critic) for leaf in leaves(part))
+    assert model.is_pretrained
 
 
 def test_a_dataset_that_ends_early_hands_over_with_a_warning(tmp_path: Path) -> None:
