@@ -236,7 +236,7 @@ def resolve_parts(
 
 # ---------------------------------------------------------------------- flat names
 
-_FLAT_NAMES: dict[str, tuple[str, str]] = {
+FLAT_NAMES: dict[str, tuple[str, str]] = {
     "rnn_type": ("rnn", "type"),
     "rnn_hidden_size": ("rnn", "hidden_size"),
     "rnn_hidden_dim": ("rnn", "hidden_size"),
@@ -270,6 +270,7 @@ _FLAT_NAMES: dict[str, tuple[str, str]] = {
     "visual_critic": ("visual", "critic"),
     "visual_kwargs": ("visual", "kwargs"),
 }
+"""Part and option by flat name, see :func:`fold_legacy_kwargs`."""
 
 
 def fold_legacy_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,11 +285,11 @@ def fold_legacy_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     :return: the same without flat names
     :raises StrlValueError: if a flat name and another keyword give one thing two values
     """
-    folded: dict[str, Any] = {key: value for key, value in kwargs.items() if key not in _FLAT_NAMES}
+    folded: dict[str, Any] = {key: value for key, value in kwargs.items() if key not in FLAT_NAMES}
     said_by: dict[tuple[str, str], str] = {}
-    for name in (key for key in kwargs if key in _FLAT_NAMES):
+    for name in (key for key in kwargs if key in FLAT_NAMES):
         value = kwargs[name]
-        part, key = _FLAT_NAMES[name]
+        part, key = FLAT_NAMES[name]
         if value is None:
             continue
         options = dict(folded.get(part) or {})

@@ -19,6 +19,7 @@ from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError, 
 from sb3_strl.common.normalization import EmpiricalNormalization
 from sb3_strl.common.segments import ObsLayout, Segment, is_image_group
 from sb3_strl.common.types import TensorDict
+from sb3_strl.policies.blocks import CNN
 from sb3_strl.policies.networks import Conv2dHeadModel, MlpModel
 
 _DEFAULT_HIDDEN = (128,)
@@ -28,7 +29,7 @@ _DEFAULT_CONV: dict[str, Any] = {
     "strides": [2, 2],
     "hidden_sizes": [128],
 }
-ENCODER_CLASSES = ("MlpModel", "Conv2dHeadModel")
+ENCODER_CLASSES = ("MlpModel", "Conv2dHeadModel", "CNN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +39,11 @@ class EncoderSpec:
 
     :param component_names: segments to encode; ``None`` infers every actor segment but the first
         (the only one, if there is just one)
-    :param class_name: ``"MlpModel"``, ``"Conv2dHeadModel"``, one per component, or ``None`` to take
-        a CNN for ``(C, H, W)`` segments and an MLP for the others
+    :param class_name: ``"MlpModel"``, ``"Conv2dHeadModel"``, rsl_rl's ``"CNN"``, one per component,
+        or ``None`` to take ``Conv2dHeadModel`` for ``(C, H, W)`` segments and an MLP for the others
     :param kwargs: arguments of the network, or one mapping per component
-    :param output_size: width Z of the latent, or one per component
+    :param output_size: width Z of the latent, or one per component; ``"CNN"`` has no last layer and
+        yields its flattened channels
     :param critic_component_names: segments the critic encodes with encoders of its own,
         ``"shared"`` for the actor's encoders (found by name in the critic's layout), ``None`` for
         none
@@ -106,7 +108,8 @@ def make_encoder(
     """
     Build the network that turns one segment into a latent of width ``size``.
 
-    The latent is the *activated* output of the last layer, unless ``last_linear``.
+    The latent is the *activated* output of the last layer, unless ``last_linear``. A ``"CNN"`` ends
+    with its convolutions.
 
     :raises StrlTypeError: if the class is unknown
     :raises StrlValueError: if a CNN is asked for a segment that is not ``(C, H, W)``
@@ -114,6 +117,13 @@ def make_encoder(
     is_image = len(segment.shape) == 3
     name = class_name or ("Conv2dHeadModel" if is_image else "MlpModel")
     options = dict(kwargs)
+    if name != "MlpModel" and name in ENCODER_CLASSES and not is_image:
+        raise StrlValueError(
+            f"EncoderSpec: {name} needs a (channels, height, width) segment, but "
+            f"'{segment.name}' has shape {segment.shape}. Declare its shape in obs_segments."
+        )
+    if name == "CNN":
+        return CNN(segment.shape[1:], segment.shape[0], **options)
     options.setdefault("nonlinearity", activation)
     if name == "MlpModel":
         hidden = [*options.pop("hidden_sizes", _DEFAULT_HIDDEN)]
@@ -121,11 +131,6 @@ def make_encoder(
             return MlpModel(segment.size, hidden, size, **options)
         return MlpModel(segment.size, [*hidden, size], None, **options)
     if name == "Conv2dHeadModel":
-        if not is_image:
-            raise StrlValueError(
-                f"EncoderSpec: Conv2dHeadModel needs a (channels, height, width) segment, but "
-                f"'{segment.name}' has shape {segment.shape}. Declare its shape in obs_segments."
-            )
         options = {**_DEFAULT_CONV, **options}
         if last_linear:
             return Conv2dHeadModel(segment.shape, output_size=size, **options)
@@ -311,7 +316,7 @@ class ObsReader(nn.Module):
         if piece.encoder is None:
             return part
         encoder = self.encoders[piece.encoder]
-        if len(piece.shape) == 3 and isinstance(encoder, Conv2dHeadModel):
+        if len(piece.shape) == 3 and isinstance(encoder, Conv2dHeadModel | CNN):
             return _apply_to_images(encoder, part.unflatten(-1, piece.shape))
         latent: th.Tensor = encoder(part)
         return latent
@@ -382,6 +387,13 @@ class ObsReader(nn.Module):
 
 def output_width(encoder: nn.Module) -> int:
     """Return the width of an encoder's latent."""
+    if isinstance(encoder, CNN):
+        if not isinstance(encoder.output_dim, int):
+            raise StrlValueError(
+                "EncoderSpec: a CNN with flatten=False yields images. Expected a flat latent. "
+                "Leave flatten out."
+            )
+        return encoder.output_dim
     if not isinstance(encoder, MlpModel | Conv2dHeadModel):
         raise StrlTypeError(f"EncoderSpec: {type(encoder).__name__} is no encoder.")
     return encoder.output_size
