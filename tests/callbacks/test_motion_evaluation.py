@@ -47,7 +47,9 @@ class Player(ToyVecEnv):
 
     def advance(self, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         self.phase += 1
-        return th.full((self.num_envs,), self.offset), self.falls & (self.episode_length_buf >= 2)
+        fallen = self.falls & (self.episode_length_buf >= 2)
+        self.falls &= ~fallen  # what comes after the first episode would be perfect
+        return th.full((self.num_envs,), self.offset), fallen
 
     def observe(self) -> TensorDict:
         pose = CYCLE[self.phase % len(CYCLE)] + self.offset
