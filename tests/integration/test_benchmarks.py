@@ -1,19 +1,21 @@
-"""The throughput benchmark runs and writes what its README promises."""
+"""The benchmarks of speed run and write what their README promises."""
 
 from __future__ import annotations
 
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch as th
 
-from benchmarks import throughput
-from benchmarks.operators import OperatorCounter
+from benchmarks import comparison, recurrent, throughput
 from benchmarks.learners.common import EPISODE_LENGTH, MissingPeerError, Robots, Setup
+from benchmarks.operators import OperatorCounter
 from benchmarks.timing import Iteration, paired_ratios, quartiles, run_rounds
 
+PEERS = throughput.COMPARISON.peers
 KEYS = {
     *("peer", "workload", "n_envs", "iteration_s", "iteration_q25", "iteration_q75"),
     *("collect_s", "update_s", "cpu_s", "ratio_to_rsl_rl", "ratio_to_sb3", "cpu_ratio_to_rsl_rl"),
@@ -33,21 +35,37 @@ def test_smoke_run_writes_a_row_for_every_peer_and_workload(tmp_path: Path) -> N
     assert {(row["peer"], row["workload"], row["n_envs"]) for row in rows} == {
         (peer, workload, 8) for peer in installed for workload in ("standard", "tiny")
     }
-    for row in rows:
-        assert row.keys() >= KEYS
-        assert row["iteration_s"] > 0
-        assert row["iteration_s"] == pytest.approx(row["collect_s"] + row["update_s"])
-        assert row["ratio_to_sb3"] > 0
-        assert (row["ratio_to_rsl_rl"] is None) == ("rsl_rl" not in installed)
+    _check_rows(rows)
     ours = next(row for row in rows if row["peer"] == "sb3_strl")
     assert ours["operators"]["per_step"]["downloads"] == 0
     assert ours["operators"]["per_minibatch"]["downloads"] == 0
 
 
+def _check_rows(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert row.keys() >= KEYS
+        assert row["iteration_s"] > 0
+        assert row["iteration_s"] == pytest.approx(row["collect_s"] + row["update_s"])
+        assert row["ratio_to_sb3"] > 0
+        assert (row["ratio_to_rsl_rl"] is None) == (not any(r["peer"] == "rsl_rl" for r in rows))
+
+
+@pytest.mark.integration
+def test_comparison_of_memories_writes_the_same_columns(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    recurrent.main(["--smoke", "--json", str(file), "--peers", "sb3_contrib", "sb3_strl"])
+    rows = json.loads(file.read_text())
+    assert {(row["peer"], row["workload"]) for row in rows} == {
+        (peer, workload) for peer in ("sb3_contrib", "sb3_strl") for workload in ("long", "short")
+    }
+    _check_rows(rows)
+    assert all(row["memory"] == 256 and row["ratio_to_rsl_rl"] is None for row in rows)
+
+
 @pytest.mark.integration
 def test_sb3_peer_is_seen_to_cross_to_the_host() -> None:
-    makers = throughput.find_peers(["sb3"])
-    report = throughput.count_operators(makers["sb3"], Setup(n_envs=8, hidden=(8, 8, 8), n_steps=4))
+    makers = comparison.find_peers(PEERS, ["sb3"])
+    report = comparison.count_operators(makers["sb3"], Setup(n_envs=8, hidden=(8, 8, 8), n_steps=4))
     # Actions, observations, rewards, two kinds of ends, values and log probabilities.
     assert report.per_step["downloads"] >= 7
     assert report.per_minibatch["downloads"] >= 5
@@ -100,18 +118,18 @@ def test_networks_of_different_size_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"different numbers of parameters \(\{'a': 1, 'bb': 2\}\)"
     ):
-        throughput.check_equal_size([CountingPeer("a", []), CountingPeer("bb", [])])
+        comparison.check_equal_size([CountingPeer("a", []), CountingPeer("bb", [])])
 
 
 def test_missing_peer_is_an_error_only_if_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(module: str) -> None:
         raise MissingPeerError(f"benchmarks: {module} cannot be imported.")
 
-    monkeypatch.setattr(throughput.importlib, "import_module", refuse)
+    monkeypatch.setattr(comparison.importlib, "import_module", refuse)
     with pytest.raises(MissingPeerError, match="rsl_rl_peer cannot be imported"):
-        throughput.find_peers(["rsl_rl"])
+        comparison.find_peers(PEERS, ["rsl_rl"])
     with pytest.warns(UserWarning, match="It is left out"):
-        assert throughput.find_peers(None) == {}
+        assert comparison.find_peers(PEERS, None) == {}
 
 
 def test_robots_fall_time_out_and_start_again() -> None:
