@@ -47,6 +47,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
 
     n_iterations: int
     n_epochs: int
+    is_collecting: bool
     normalize_advantage: bool | Literal["rollout", "minibatch"]
     using_ppo: bool
     rollout_buffer: RolloutBuffer
@@ -81,6 +82,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
         self.training_state = TrainingState(
             self._capture, self._keep_for_resume, lambda: self.lr_scheduler
         )
+        self.is_collecting = False
         self._resume_point: ResumePoint | None = None
         self._loaded_point: ResumePoint | None = None
 
@@ -238,6 +240,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
         :raises PeerError: if another process could not complete its rollout
         """
         self.policy.set_training_mode(False)
+        self.is_collecting = True
         self._resume_point = None
         self._resume_point = self._capture()
         world_size = distributed.world_size()
@@ -270,6 +273,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
         self._finish_rollout(obs_tensor)
         callback.update_locals(locals())
         callback.on_rollout_end()
+        self.is_collecting = False
         return True
 
     def _step_source(self) -> TensorVecEnv:

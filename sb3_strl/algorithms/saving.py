@@ -92,6 +92,7 @@ class SavedAlgorithm(OnPolicyAlgorithm):
             "_last_obs",
             "_last_episode_starts",
             "_last_original_obs",
+            "is_collecting",
             "_resume_point",
             "_loaded_point",
         ]

@@ -6,9 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from sb3_strl import __version__
 from sb3_strl.cli import bench, collect, doctor, evaluate, export, motion, play, train, zoo
 from sb3_strl.cli.console import complain
+from sb3_strl.common import distributed
 from sb3_strl.common.errors import StrlError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -65,11 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _guarded(run: Callable[[], int]) -> int:
     """Turn a user's mistake into a message and an exit code."""
+    who = "strl" if distributed.world_size() == 1 else f"strl (rank {distributed.rank()})"
     try:
-        return run()
+        # Under torchrun the reason also goes where its summary of the failure looks for it.
+        return run() if distributed.world_size() == 1 else int(record(run)() or OK)
     except (StrlError, OSError) as error:
-        complain(f"strl: {error}")
+        complain(f"{who}: {error}")
         return FAILED
     except KeyboardInterrupt:
-        complain("strl: interrupted")
+        complain(f"{who}: interrupted")
         return INTERRUPTED

@@ -24,6 +24,8 @@ from sb3_strl.cli.config import (
     read_yaml,
 )
 from sb3_strl.cli.console import has_progress_bar, say
+from sb3_strl.common import distributed
+from sb3_strl.common.errors import PeerError
 
 _EXAMPLES = """\
 examples:
@@ -91,25 +93,46 @@ def resolve(args: argparse.Namespace) -> TrainConfig:
 def run(args: argparse.Namespace) -> int:
     """Train."""
     config = resolve(args)
+    distributed.start()
     out = Path(args.out)
-    env = make_vec(config.env, config.n_envs, seed=config.seed, env_kwargs=dict(config.env_kwargs))
+    seed = distributed.rank_seed(config.seed, config.n_envs)
+    env = make_vec(config.env, config.n_envs, seed=seed, env_kwargs=dict(config.env_kwargs))
     try:
         model = _make_model(config, env, args.resume)
-        out.mkdir(parents=True, exist_ok=True)
-        config.save(out / CONFIG_FILE)
-        formats = ["csv", "tensorboard"] if find_spec("tensorboard") else ["csv"]
-        model.set_logger(configure(str(out), formats))
         callbacks: list[Any] = []
         if config.checkpoint_interval > 0:
-            each = max(1, config.checkpoint_interval // config.n_envs)
-            callbacks.append(CheckpointCallback(each, str(out), name_prefix="model"))
-        say(f"Training {config.algorithm} on {config.env} for {config.total_timesteps} steps")
-        stopped = _learn(model, config.total_timesteps, callbacks, args)
+            each = config.checkpoint_interval // (config.n_envs * distributed.world_size())
+            callbacks.append(CheckpointCallback(max(1, each), str(out), name_prefix="model"))
+        if distributed.is_main():
+            _begin(model, config, out)
+        with _terminated_like_interrupted():
+            stopped = _learn(model, config.total_timesteps, callbacks, args)
+            _save(model, out, "Interrupted; saved" if stopped else "Saved")
     finally:
         env.close()
-    model.save(out / "model")
-    say(f"{'Interrupted; saved' if stopped else 'Saved'} {out / 'model.zip'}{_last_return(model)}")
+    distributed.stop()
     return 130 if stopped else 0
+
+
+def _begin(model: PPO, config: TrainConfig, out: Path) -> None:
+    """Write the configuration and open the logs; the first of several processes does."""
+    out.mkdir(parents=True, exist_ok=True)
+    config.save(out / CONFIG_FILE)
+    formats = ["csv", "tensorboard"] if find_spec("tensorboard") else ["csv"]
+    model.set_logger(configure(str(out), formats))
+    n = distributed.world_size()
+    where = "" if n == 1 else f" in {n} processes with {config.n_envs} environments each"
+    say(f"Training {config.algorithm} on {config.env} for {config.total_timesteps} steps{where}")
+
+
+def _save(model: PPO, out: Path, done: str) -> None:
+    if distributed.is_active() and threading.current_thread() is threading.main_thread():
+        # A launcher ends all processes when one has ended; this one has something to finish.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    model.save(out / "model")
+    if distributed.is_main():
+        say(f"{done} {out / 'model.zip'}{_last_return(model)}")
 
 
 def _make_model(config: TrainConfig, env: Any, resume: str | None) -> PPO:
@@ -126,18 +149,21 @@ def _make_model(config: TrainConfig, env: Any, resume: str | None) -> PPO:
 
 
 def _learn(model: PPO, steps: int, callbacks: list[Any], args: argparse.Namespace) -> bool:
-    """Train; return whether the user stopped it."""
+    """Train; return whether the user stopped it. With several processes a failure is saved, too."""
     bar = has_progress_bar() and not args.quiet
     try:
-        with _terminated_like_interrupted():
-            model.learn(
-                steps,
-                callback=callbacks,
-                progress_bar=bar,
-                reset_num_timesteps=args.resume is None,
-            )
+        model.learn(
+            steps,
+            callback=callbacks,
+            progress_bar=bar,
+            reset_num_timesteps=args.resume is None,
+        )
     except KeyboardInterrupt:
         return True
+    except Exception as error:
+        if distributed.is_active() and (isinstance(error, PeerError) or model.is_collecting):
+            _save(model, Path(args.out), "A process failed; saved")
+        raise
     return False
 
 
