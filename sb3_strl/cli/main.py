@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from sb3_strl import __version__
-from sb3_strl.cli import bench, collect, doctor, evaluate, export, motion, play, train, zoo
+from sb3_strl.cli import bench, collect, doctor, evaluate, export, migrate, motion, play, train, zoo
 from sb3_strl.cli.console import complain
 from sb3_strl.common import distributed
 from sb3_strl.common.errors import StrlError
@@ -24,6 +24,7 @@ examples:
   strl play runs/walk/model.zip --out walk.gif
   strl collect runs/walk/model.zip --out demos
   strl export runs/walk/model.zip --out robot/
+  strl migrate agent.yaml --out runs/walk                      from st_rl or rsl_rl
   strl motion inspect clip.npz --plot clip.png
   strl zoo train --algo appo --env sb3_strl/Walker-v0
 
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sb3_strl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for module in (train, play, evaluate, collect, export, motion, doctor, bench, zoo):
+    for module in (train, play, evaluate, collect, export, migrate, motion, doctor, bench, zoo):
         module.add_parser(commands)
     return parser
 

@@ -10,7 +10,8 @@ import torch as th
 
 from sb3_strl.algorithms import APPO, PPO, TPPO, EstimatorPPO
 from sb3_strl.common.errors import StrlValueError, suggest
-from sb3_strl.migrate.migration import Migration, add_defaults, last_name
+from sb3_strl.common.segments import group_spaces
+from sb3_strl.migrate.migration import Migration, add_defaults, last_name, spaces_of
 from sb3_strl.migrate.plain_yaml import read_config
 from sb3_strl.migrate.report import Report, Section
 from sb3_strl.migrate.runner import read_runner
@@ -42,6 +43,7 @@ def from_strl_config(
     :param source: ``agent.yaml`` (path or text) or the same as a mapping; of YAML's Python tags
         only tuples are followed, the others are never run
     :param env: the environment, if there is one already; its number of environments is kept
+        and its groups tell whose segments are the critic's
     :param strict: refuse unknown keys; otherwise they are in the report
     :return: what it stands for here; ``print(migration.report)`` says what became of every key
     :raises StrlTypeError: on unknown keys, each with the nearest known one
@@ -64,7 +66,8 @@ def from_strl_config(
         "empirical_normalization",
         shown="policy_kwargs.empirical_normalization",
     )
-    read_policy(policy, migration)
+    groups = None if env is None else group_spaces(spaces_of(env).observation_space)
+    read_policy(policy, migration, groups is None or "critic" in groups)
     for section in (top, algorithm, policy):
         section.finish()
     report.check_unknown(strict)

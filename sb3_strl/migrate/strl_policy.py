@@ -19,12 +19,13 @@ from sb3_strl.policies.options import FLAT_NAMES, fold_legacy_kwargs
 _TRUNKS = {"actor_hidden_dims": "pi", "critic_hidden_dims": "vf"}
 
 
-def read_policy(section: Section, migration: Migration) -> None:
+def read_policy(section: Section, migration: Migration, has_critic: bool) -> None:
     """
     Take the keys of a policy.
 
     :param section: ``policy``
     :param migration: filled
+    :param has_critic: the environment has a group for the critic
     :raises StrlValueError: if nobody knows the class, or two keys contradict each other
     """
     given = section.take("class_name")
@@ -46,8 +47,7 @@ def read_policy(section: Section, migration: Migration) -> None:
     section.drop(INFERRED)
     _read_parts(section, kwargs, cls)
     _read_discriminator(section, migration, cls)
-    if "privileged_obs_segments" in kwargs:
-        migration.kwargs["policy_kwargs"] = fold_legacy_kwargs(kwargs)
+    _name_groups(section, migration, has_critic)
     _note_encoders(migration)
 
 
@@ -76,6 +76,29 @@ def _read_activation(section: Section, kwargs: dict[str, Any]) -> None:
     section.report.add(
         section.path("activation"), "mapped", "policy_kwargs.activation", meant, note
     )
+
+
+def _name_groups(section: Section, migration: Migration, has_critic: bool) -> None:
+    """Say which group segments divide: st_rl has a list for the actor and one for the critic."""
+    kwargs = fold_legacy_kwargs(migration.policy_kwargs)
+    migration.kwargs["policy_kwargs"] = kwargs
+    actor, critic = kwargs.pop("obs_segments", None), kwargs.pop("critic_obs_segments", None)
+    named: dict[str, Any] = {}
+    for group, segments in (("policy", actor), ("critic", critic)):
+        if segments and all(isinstance(inner, Mapping) for inner in segments.values()):
+            named |= {str(key): dict(inner) for key, inner in segments.items()}
+        elif segments:
+            named[group] = dict(segments)
+    if "critic" in named and not has_critic:
+        if named["critic"] != named.get("policy"):
+            raise StrlValueError(
+                f"migrate: {section.path('critic_obs_segments')} are {list(named['critic'])}, but "
+                "the environment has no group 'critic'. Expected one. Give the environment its "
+                "privileged observations."
+            )
+        del named["critic"]
+    if named:
+        kwargs["obs_segments"] = named
 
 
 def _read_parts(section: Section, kwargs: dict[str, Any], cls: type[StrlPolicy]) -> None:
