@@ -12,8 +12,9 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
+from sb3_strl.algorithms.compiled import MinibatchRunner
 from sb3_strl.algorithms.losses import STAT_NAMES, LossSettings
-from sb3_strl.algorithms.minibatch import evaluate_batch, minibatch_kl, minibatch_loss
+from sb3_strl.algorithms.minibatch import add_objectives
 from sb3_strl.algorithms.optim import adapt_learning_rate, clip_and_step
 from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.algorithms.settings import (
@@ -26,17 +27,16 @@ from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance,
 from sb3_strl.buffers.presets import ON_POLICY, mask_field
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common import distributed
-from sb3_strl.common.errors import NonFiniteError, StrlValueError
+from sb3_strl.common.compilation import compile_mode
+from sb3_strl.common.errors import NonFiniteError
 from sb3_strl.objectives.base import Context, Objective
 from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
 from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.aliases import POLICY_ALIASES
 from sb3_strl.policies.distributions import GaussianHead
 from sb3_strl.policies.options import fold_legacy_kwargs
-from sb3_strl.policies.outputs import PolicyOutput
 
 _APPROX_KL = STAT_NAMES.index("approx_kl")
-_LOSS = STAT_NAMES.index("loss")
 
 
 class PPO(TensorOnPolicyAlgorithm):
@@ -85,6 +85,8 @@ class PPO(TensorOnPolicyAlgorithm):
     :param lr_scheduler_kwargs: its arguments
     :param rnd_kwargs: options of :class:`~sb3_strl.objectives.RandomNetworkDistillation`, an
         intrinsic reward for rare states; ``None`` for none
+    :param compile: run policy and losses through ``torch.compile``, with CUDA graphs where the
+        device has them; a string is its mode. The first iteration takes seconds longer.
     :param rollout_buffer_class: default :class:`~sb3_strl.buffers.RolloutBuffer`
     :param rollout_buffer_kwargs: its extra arguments
     :param stats_window_size: episodes to average in the logs
@@ -127,6 +129,7 @@ class PPO(TensorOnPolicyAlgorithm):
         lr_scheduler_class: str | type[th.optim.lr_scheduler.LRScheduler] | None = None,
         lr_scheduler_kwargs: Mapping[str, Any] | None = None,
         rnd_kwargs: Mapping[str, Any] | None = None,
+        compile: bool | str = False,  # noqa: A002 (torch.compile's name)
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -176,6 +179,7 @@ class PPO(TensorOnPolicyAlgorithm):
         self.lr_scheduler_class = lr_scheduler_class
         self.lr_scheduler_kwargs = lr_scheduler_kwargs
         self.rnd_kwargs = rnd_kwargs
+        self.compile = compile
         self.using_ppo = True
         self.env_obs_segments: Mapping[str, Any] | None = None
         self.n_iterations = 0
@@ -225,7 +229,14 @@ class PPO(TensorOnPolicyAlgorithm):
         self._setup_buffer()
         check_policy(self)
         self.collector = RolloutCollector(
-            self.policy, self.generator, self.timeout_bootstrap, find_proposer(self)
+            self.policy,
+            self.generator,
+            self.timeout_bootstrap,
+            find_proposer(self),
+            compile_mode(self.compile, self.device, graphs=False),
+        )
+        self._run_minibatch = MinibatchRunner(
+            self.policy, self._parameters, self.objectives, compile_mode(self.compile, self.device)
         )
         self.statistics = UpdateStatistics(STAT_NAMES if self.using_ppo else ("loss",))
 
@@ -351,8 +362,16 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _minibatch(self, batch: RolloutBatch) -> bool:
         """Take one gradient step; return whether ``target_kl`` allowed it."""
-        out = evaluate_batch(self.policy, batch, self.using_ppo)
-        loss, stats = self._losses(batch, out)
+        for parameter in self._parameters:
+            parameter.grad = None
+        adaptive = self.schedule == "adaptive" and self.desired_kl is not None
+        result = self._run_minibatch(
+            batch,
+            self._loss_settings if self.using_ppo else None,
+            self.normalize_advantage,
+            adaptive and self._steps_taken > 0,
+        )
+        loss, stats = add_objectives(result, batch, self.objectives, type(self).__name__)
         self.statistics.add(stats)
         if (
             self.target_kl is not None
@@ -360,46 +379,16 @@ class PPO(TensorOnPolicyAlgorithm):
             and float(distributed.mean(stats[_APPROX_KL])) > 1.5 * self.target_kl
         ):
             return False
-        if self.schedule == "adaptive" and self.desired_kl is not None and self._steps_taken:
-            kl = minibatch_kl(self.policy.action_head, batch, out)
+        if result.kl is not None and self.desired_kl is not None:
             for group in self.policy.optimizer.param_groups:
-                adapt_learning_rate(group["lr"], kl, self.desired_kl)
+                adapt_learning_rate(group["lr"], result.kl, self.desired_kl)
         self._optimizer_step(loss)
         return True
 
-    def _losses(self, batch: RolloutBatch, out: PolicyOutput) -> tuple[th.Tensor, th.Tensor]:
-        """Return the sum of all losses, and statistics."""
-        extra: th.Tensor | None = None
-        for objective in self.objectives:
-            term = objective.loss(batch, out)
-            if term is None:
-                continue
-            if not term.requires_grad:
-                raise StrlValueError(
-                    f"{type(self).__name__}: the loss of objective '{objective.name}' does not "
-                    "depend on anything that is trained. Return None from loss() to add nothing."
-                )
-            extra = term if extra is None else extra + term
-        if self.using_ppo:
-            loss, stats = minibatch_loss(
-                self.policy.action_head, batch, out, self._loss_settings, self.normalize_advantage
-            )
-            if extra is not None:
-                loss = loss + extra
-                stats[_LOSS] = loss.detach()
-            return loss, stats
-        if extra is None:
-            raise StrlValueError(
-                f"{type(self).__name__}: using_ppo=False leaves no loss to train on. Give a "
-                "coefficient that is not 0."
-            )
-        return extra, extra.detach().view(1)
-
     def _optimizer_step(self, loss: th.Tensor) -> None:
         optimizer = self.policy.optimizer
-        for parameter in self._parameters:
-            parameter.grad = None
-        loss.backward()
+        if loss.requires_grad:  # compiled, PPO's own gradients are there already
+            loss.backward()
         clip_and_step(optimizer, self._parameters, self.max_grad_norm)
         self._steps_taken += 1
         head = self.policy.action_head

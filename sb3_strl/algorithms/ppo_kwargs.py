@@ -38,6 +38,7 @@ class PPOKwargs(TypedDict, total=False):
     lr_scheduler_class: str | type[th.optim.lr_scheduler.LRScheduler] | None
     lr_scheduler_kwargs: Mapping[str, Any] | None
     rnd_kwargs: Mapping[str, Any] | None
+    compile: bool | str
     rollout_buffer_class: type[RolloutBuffer] | None
     rollout_buffer_kwargs: dict[str, Any] | None
     stats_window_size: int

@@ -13,6 +13,7 @@ from sb3_strl.algorithms.losses import standardize
 from sb3_strl.algorithms.sequence_values import Tail, add_tail_values, value_sequences
 from sb3_strl.buffers.presets import ON_POLICY, mask_field
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
+from sb3_strl.common.compilation import Compiled
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.memory_state import PolicyState
@@ -20,10 +21,34 @@ from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs import LazyArray, TensorVecEnv
 from sb3_strl.objectives.base import Decision, Objective, RewardTerm, RolloutStep
 from sb3_strl.policies.actor_critic import StrlPolicy
+from sb3_strl.policies.outputs import ActorOutput
 
 _CHUNK_ROWS = {"cpu": 4096}
 _DEFAULT_CHUNK_ROWS = 65536
 """Rows of one forward pass over a whole rollout; few on a CPU, whose caches are small."""
+
+
+def _decide(
+    policy: StrlPolicy, obs: TensorDict, noise: th.Tensor | None
+) -> tuple[TensorDict, th.Tensor]:
+    params = policy.action_params(obs)
+    return params, _draw(policy, params, noise)
+
+
+def _decide_with_state(
+    policy: StrlPolicy,
+    obs: TensorDict,
+    state: PolicyState,
+    masks: TensorDict,
+    noise: th.Tensor | None,
+) -> tuple[ActorOutput, th.Tensor]:
+    out = policy.actor_pass(obs, state, None, masks)
+    return out, _draw(policy, out.params, noise)
+
+
+def _draw(policy: StrlPolicy, params: TensorDict, noise: th.Tensor | None) -> th.Tensor:
+    head = policy.action_head
+    return head.mode(params) if noise is None else head.sample(params, noise)
 
 
 class RolloutCollector:
@@ -38,6 +63,7 @@ class RolloutCollector:
     :param generator: source of the action noise
     :param timeout_bootstrap: see :class:`~sb3_strl.algorithms.PPO`
     :param proposer: the one objective that may have other actions executed, if there is one
+    :param compile_mode: of ``torch.compile``, ``None`` for none
     """
 
     def __init__(
@@ -46,6 +72,7 @@ class RolloutCollector:
         generator: th.Generator,
         timeout_bootstrap: Literal["auto", "terminal", "last_value", "none"],
         proposer: Objective | None = None,
+        compile_mode: str | None = None,
     ) -> None:
         self.policy = policy
         self.generator = generator
@@ -67,6 +94,8 @@ class RolloutCollector:
         self.estimates: TensorDict = {}
         self.is_stateful = policy.is_recurrent or bool(policy.estimators)
         self._tails: list[Tail] = []
+        self._decide = Compiled(_decide, compile_mode, "the policy's step")
+        self._decide_with_state = Compiled(_decide_with_state, compile_mode, "the policy's step")
 
     # ------------------------------------------------------------------ per step
 
@@ -83,19 +112,20 @@ class RolloutCollector:
         self.logs: dict[str, list[th.Tensor]] = {}
         self._has_final = []
 
-    def _params(self, obs: TensorDict, episode_starts: th.Tensor) -> TensorDict:
-        """Return the parameters of the action distribution and advance the hidden states."""
+    def _act(self, obs: TensorDict, episode_starts: th.Tensor) -> tuple[TensorDict, th.Tensor]:
+        """Return the action distribution's parameters and an action; advance the hidden states."""
         policy, step = self.policy, self.buffer.pos
+        noise = None if policy.is_deterministic else self.noise[step]
         if not self.is_stateful:
-            return policy.action_params(obs)
+            return self._decide(policy, obs, noise)
         # The critic's memory advances at the end, see `value`.
         self.buffer.sequences.store(step, self.state._replace(critic=None))
         before = self.state._replace(critic=None).reset(episode_starts)
         masks = {name: mask[step] for name, mask in self.masks.items()}
-        out = policy.actor_pass(obs, before, None, masks)
+        out, actions = self._decide_with_state(policy, obs, before, masks, noise)
         self.state = out.state._replace(critic=self.state.critic)
         self.estimates = out.estimates
-        return out.params
+        return out.params, actions
 
     @th.no_grad()
     def act(self, obs: TensorDict, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -106,12 +136,7 @@ class RolloutCollector:
 
         :return: actions as chosen, and as the environment takes them (inside its bounds)
         """
-        head = self.policy.action_head
-        params = self._params(obs, episode_starts)
-        if self.policy.is_deterministic:
-            actions = head.mode(params)
-        else:
-            actions = head.sample(params, self.noise[self.buffer.pos])
+        params, actions = self._act(obs, episode_starts)
         if self.proposer is None:
             self.buffer.add(obs, actions, params, episode_starts)
         else:

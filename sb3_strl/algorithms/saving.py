@@ -81,6 +81,7 @@ class SavedAlgorithm(OnPolicyAlgorithm):
             *super()._excluded_save_params(),
             "tensor_env",
             "collector",
+            "_run_minibatch",
             "_parameters",
             "_loss_settings",
             "statistics",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 
@@ -105,6 +105,9 @@ class Objective:
 
     :param name: prefix of the objective's buffer fields and logger keys
     """
+
+    loss_reads_policy: ClassVar[bool] = True
+    """Whether :meth:`loss` looks at the policy's output; if not, that need not carry a graph."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch as th
 
@@ -71,6 +71,7 @@ class AdversarialMotionPrior(Objective):
     :param options: see :class:`MotionPriorOptions`
     """
 
+    loss_reads_policy: ClassVar[bool] = False
     discriminator: AMPDiscriminator
     optimizer: th.optim.Optimizer
 

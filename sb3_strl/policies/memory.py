@@ -96,6 +96,7 @@ class Memory(nn.Module):
             return weight.new_zeros(shape)
         return weight.new_zeros(shape), weight.new_zeros(shape)
 
+    @th.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         x: th.Tensor,

@@ -98,7 +98,7 @@ class MlpModel(nn.Module):
         :param x: ``(..., input_size)``
         :return: ``(..., output_size)``
         """
-        if self._fused is not None:
+        if self._fused is not None and not th.compiler.is_compiling():
             return self._fused(x)
         out: th.Tensor = self.model(x)
         return out
