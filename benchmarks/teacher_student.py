@@ -56,7 +56,7 @@ SHARE = 0.9
 """Share of the teacher's return that a student has to reach."""
 
 N_ENVS = 128
-PPO_STEPS, STUDENT_STEPS, N_POINTS = 600_000, 400_000, 10
+PPO_STEPS, STUDENT_STEPS, N_POINTS = 800_000, 400_000, 16
 COMMON: dict[str, Any] = {
     "n_steps": 24,
     "n_epochs": 5,

@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from benchmarks import estimation, learning, teacher_student
-from benchmarks.hidden_walker import GROUPS, evaluate, group_sets, make_robots
+from benchmarks.hidden_walker import GROUPS, evaluate, group_sets, make_robots, safe_speed
 from benchmarks.learning import Interval, Place, Run, interval, iqm
 from sb3_strl import PPO, TPPO
 from sb3_strl.buffers.presets import ON_POLICY
@@ -134,6 +134,23 @@ def test_nominal_robots_are_alike_but_sensed_and_pushed_as_the_others() -> None:
     assert mine.push_velocity == theirs.push_velocity > 0.0
     env.close()
     other.close()
+
+
+def test_safe_speed_keeps_stopping_distance_and_momentum() -> None:
+    parameters = th.tensor([[0.9, 0.0], [0.225, 0.0], [0.9, 70.0], [0.225, 70.0], [1.0, -35.0]])
+    expected = [1.0, 0.5, 0.5, 0.5, (1.0 / 0.9) ** 0.5]
+    assert safe_speed(parameters)[:, 0].tolist() == pytest.approx(expected)
+
+
+def test_robot_is_paid_for_the_safe_speed_and_told_the_command_alone() -> None:
+    env = make_robots(64, 0, randomized=True)
+    obs = env.reset_tensor()
+    start = sum(shape[0] for shape in list(GROUPS["policy"].values())[:-1])
+    told = obs["policy"][:, start:]
+    assert ((told > 1.1 - 1e-5) & (told < 1.3 + 1e-5)).all()
+    th.testing.assert_close(env._commands, told * safe_speed(obs["parameters"]))
+    assert th.corrcoef(th.stack((told[:, 0], obs["parameters"][:, 1])))[0, 1].abs() < 0.3
+    env.close()
 
 
 def test_robots_continue_bit_for_bit() -> None:
