@@ -12,7 +12,7 @@ import torch as th
 from benchmarks import estimation, learning, teacher_student
 from benchmarks.hidden_walker import GROUPS, evaluate, group_sets, make_robots, safe_speed
 from benchmarks.learning import Interval, Place, Run, interval, iqm
-from sb3_strl import PPO, TPPO
+from sb3_strl import PPO, TPPO, EstimatorTPPO
 from sb3_strl.buffers.presets import ON_POLICY
 from sb3_strl.policies import StrlPolicy, load_policy, save_policy
 
@@ -196,15 +196,22 @@ def test_hidden_parameters_reach_the_teacher_and_nobody_else(teacher: Path) -> N
 # ------------------------------------------------------------------ ratios
 
 
-@pytest.mark.parametrize("algorithm", [TPPO, teacher_student.InvalidRatios])
-def test_only_the_ablation_has_ratios_other_than_one(algorithm: type[TPPO], teacher: Path) -> None:
-    sets = group_sets(teacher_student.SENSED)
+@pytest.mark.parametrize("algorithm", [EstimatorTPPO, teacher_student.InvalidRatios])
+def test_only_the_ablation_has_ratios_other_than_one(
+    algorithm: type[EstimatorTPPO], teacher: Path
+) -> None:
+    policy_kwargs = {
+        "net_arch": [8],
+        "obs_groups": group_sets(teacher_student.SENSED),
+        "init_noise_std": 0.2,
+        "estimator": {"obs_components": ["joint_pos"], "target_components": ["friction"]},
+    }
     model = algorithm(
-        "MlpPolicy",
+        "EstimatorPolicy",
         make_robots(4, 0, randomized=True),
         teacher=teacher,
         teacher_act_prob=0.5,
-        policy_kwargs={"net_arch": [8], "obs_groups": sets, "init_noise_std": 0.2},
+        policy_kwargs=policy_kwargs,
         **{**TINY, "learning_rate": 0.0},
     )
     model.learn(4 * 4)
@@ -218,7 +225,7 @@ def test_only_the_ablation_has_ratios_other_than_one(algorithm: type[TPPO], teac
     assert drove.any()
     mine = (~drove).repeat(4)
     th.testing.assert_close(ratios[mine], th.ones_like(ratios[mine]))
-    if algorithm is TPPO:
+    if algorithm is EstimatorTPPO:
         th.testing.assert_close(ratios, th.ones_like(ratios))
         assert th.equal(buffer[ON_POLICY].flatten(), mine)
     else:
