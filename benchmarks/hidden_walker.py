@@ -15,6 +15,7 @@ from sb3_strl.envs import walker_task as task
 from sb3_strl.envs.walker import WalkerVecEnv
 from sb3_strl.envs.walker_options import WalkerOptions
 from sb3_strl.envs.walker_physics import DomainRandomization
+from sb3_strl.envs.walker_task import WalkerRewards
 from sb3_strl.policies import StrlPolicy
 
 GROUPS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -26,9 +27,11 @@ GROUPS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 """Observation groups and their segments."""
 
-FRICTION = (0.08, 1.0)
-ADDED_MASS = (-20.0, 60.0)
+FRICTION = (0.2, 1.0)
+ADDED_MASS = (-15.0, 45.0)
 """Ranges of the randomised robots; the nominal one has friction 0.9 and 70 kg."""
+
+NOMINAL_FRICTION, NOMINAL_MASS = 0.9, 70.0
 
 N_MODELS = 128
 EPISODE_LENGTH = 250
@@ -41,7 +44,25 @@ _ROBOT: dict[str, Any] = {
     "rsi_prob": 0.8,
     "max_episode_length": EPISODE_LENGTH,
     "n_threads": 1,
+    "command_range": (1.1, 1.3),
+    "rewards": WalkerRewards(velocity_sigma=0.1),
 }
+
+
+def safe_speed(parameters: th.Tensor) -> th.Tensor:
+    r"""
+    Return how fast a robot may go if the nominal one may go at 1 m/s.
+
+    .. math:: \min\left(\sqrt{\mu / \mu_0}, \; m_0 / m\right)
+
+    Then it can stop within the distance :math:`v^2 / 2 \mu g`, and has no more momentum
+    :math:`m v`, than the nominal robot.
+
+    :param parameters: ``(n, >= 2)``: sliding friction, added mass in kg
+    :return: ``(n, 1)``
+    """
+    grip = (parameters[:, :1] / NOMINAL_FRICTION).sqrt()
+    return th.min(grip, NOMINAL_MASS / (NOMINAL_MASS + parameters[:, 1:2]))
 
 
 class HiddenWalker(WalkerVecEnv):
@@ -51,6 +72,9 @@ class HiddenWalker(WalkerVecEnv):
     ``policy`` is the noisy proprioception; without noise follow ``velocity`` and ``height`` of the
     hip, ``contact``, the forces under the feet in units of the nominal weight, and ``parameters``,
     friction and added mass, which last for an episode. There are no windows of a reference.
+
+    The robot shall be as careful as the nominal one is at the commanded speed: it is paid for the
+    speed that :func:`safe_speed` makes of the command, and not told which one that is.
 
     :param n_envs: number of robots
     :param options: see :class:`~sb3_strl.envs.walker.WalkerVecEnv`
@@ -68,6 +92,10 @@ class HiddenWalker(WalkerVecEnv):
         self.obs_segments = GROUPS
         self.feature_names = None
 
+    def _reset_rows(self, rows: th.Tensor) -> None:
+        super()._reset_rows(rows)
+        self._commands[rows] *= safe_speed(self._params[rows])
+
     def _observe(self, rows: th.Tensor | slice) -> TensorDict:
         """Return the observation groups of some robots, as new tensors on the CPU."""
         state = self._state[rows]
@@ -75,14 +103,15 @@ class HiddenWalker(WalkerVecEnv):
         if self._noisy:
             noise = th.empty_like(sensed).uniform_(-1.0, 1.0, generator=self._generator)
             sensed = th.addcmul(sensed, self._noise_scale, noise)
-        actions, commands = self._last_action[rows], self._commands[rows]
+        parameters, actions = self._params[rows], self._last_action[rows]
+        commands = self._commands[rows] / safe_speed(parameters)
         height = state[:, task.HEIGHT : task.HEIGHT + 1]
         return {
             "policy": task.proprioception(sensed, self._nominal, actions, commands),
             "velocity": state[:, task.BASE_VEL].clone(),
             "height": height.clone(),
             "contact": self._contacts[rows].clone(),
-            "parameters": self._params[rows, :2].clone(),
+            "parameters": parameters[:, :2].clone(),
         }
 
 

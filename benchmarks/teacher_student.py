@@ -7,7 +7,8 @@ drawn for every episode, five seeds each, one process per run:
 ``plain``     PPO on the nominal robot, all others on randomised ones
 ``dr``        PPO that sees neither friction nor mass and has no memory (domain randomisation)
 ``teacher``   PPO that sees both
-``student``   TPPO with memory that sees what ``dr`` sees and learns from that seed's teacher
+``student``   EstimatorTPPO that sees what ``dr`` sees, with a memory, which also estimates friction
+              and mass, and learns from that seed's teacher
 ``invalid``   the same with the probability ratios of the reference implementation, see
               :class:`ReferenceCollector`
 
@@ -28,7 +29,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.hidden_walker import evaluate, group_sets, make_robots
+from benchmarks.hidden_walker import GROUPS, evaluate, group_sets, make_robots
 from benchmarks.learning import (
     Place,
     Row,
@@ -41,7 +42,7 @@ from benchmarks.learning import (
     write_section,
 )
 from benchmarks.pictures import draw_bars_and_curves
-from sb3_strl import PPO, TPPO
+from sb3_strl import PPO, EstimatorTPPO
 from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.buffers.presets import ON_POLICY
 from sb3_strl.common.types import TensorDict
@@ -56,7 +57,10 @@ SHARE = 0.9
 """Share of the teacher's return that a student has to reach."""
 
 N_ENVS = 128
-PPO_STEPS, STUDENT_STEPS, N_POINTS = 600_000, 400_000, 10
+TEACHER_STEPS, STUDENT_STEPS, N_POINTS = 600_000, 400_000, 16
+PPO_STEPS = TEACHER_STEPS + STUDENT_STEPS
+"""Steps of the arms without a teacher: as many as student and teacher together."""
+
 COMMON: dict[str, Any] = {
     "n_steps": 24,
     "n_epochs": 5,
@@ -75,11 +79,23 @@ POLICY: dict[str, Any] = {
 }
 STUDENT: dict[str, Any] = {
     "teacher_act_prob": "linear",
-    "update_times_scale": 65,
-    "distillation_loss_coef": 1.0,
+    "update_times_scale": 25,
+    "distillation_loss_coef": 2.0,
     "distill_target": "mse_sum",
+    "desired_kl": 0.03,
 }
-STUDENT_POLICY: dict[str, Any] = {**POLICY, "rnn": {"hidden_size": 64, "critic": False}}
+STUDENT_POLICY: dict[str, Any] = {
+    **POLICY,
+    "init_noise_std": 0.3,
+    "rnn": {"hidden_size": 64, "critic": False},
+    "estimator": {
+        "obs_components": [name for group in SENSED for name in GROUPS[group]],
+        "target_components": list(GROUPS["parameters"]),
+        "kwargs": {"hidden_sizes": [64]},
+        # It trains the memory to know them; what it says is not fed back.
+        "use_actor_rnn": True,
+    },
+}
 
 
 class ReferenceCollector(RolloutCollector):
@@ -110,8 +126,8 @@ class ReferenceCollector(RolloutCollector):
         return last_values
 
 
-class InvalidRatios(TPPO):
-    """TPPO with the ratios of :class:`ReferenceCollector`."""
+class InvalidRatios(EstimatorTPPO):
+    """EstimatorTPPO with the ratios of :class:`ReferenceCollector`."""
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -172,13 +188,12 @@ def make_model(run: Run, place: Place) -> PPO:
     if run.arm in PPO_ARMS:
         sets = group_sets(PPO_ARMS[run.arm])
         return PPO("MlpPolicy", env, policy_kwargs={**POLICY, "obs_groups": sets}, **options)
-    return (TPPO if run.arm == "student" else InvalidRatios)(
-        "MlpGruPolicy",
+    return (EstimatorTPPO if run.arm == "student" else InvalidRatios)(
+        "EstimatorGruPolicy",
         env,
         teacher=place.policy(Run("teacher", run.seed)),
         policy_kwargs={**STUDENT_POLICY, "obs_groups": group_sets(SENSED)},
-        **STUDENT,
-        **options,
+        **{**options, **STUDENT},
     )
 
 
@@ -195,7 +210,8 @@ def train(run: Run, place: Place, smoke: bool) -> Row:
         raise ValueError(f"teacher_student: unknown arm '{run.arm}'. Known: {list(ARMS)}.")
     th.set_num_threads(1)
     student = run.arm in STUDENT_ARMS
-    steps = 2 * 24 * N_ENVS if smoke else STUDENT_STEPS if student else PPO_STEPS
+    full = {"teacher": TEACHER_STEPS, "plain": PPO_STEPS, "dr": PPO_STEPS}
+    steps = 2 * 24 * N_ENVS if smoke else full.get(run.arm, STUDENT_STEPS)
     size = {"n_robots": 8, "n_steps": 10} if smoke else {"n_robots": 64}
     model = make_model(run, place)
     progress = Progress(steps // N_POINTS if student else 0, size)

@@ -158,7 +158,7 @@ class PPO(TensorOnPolicyAlgorithm):
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
-            verbose=verbose,
+            verbose=verbose if distributed.is_main() else 0,
             seed=seed,
             device=device,
             _init_setup_model=False,

@@ -29,6 +29,17 @@ _SOURCES = {"rsl_rl": from_rsl_rl_config, "st_rl": from_strl_config}
 _DEFAULT_ENVS = 4096
 _BUILT_WITH = 2
 """Environments of the model that a checkpoint fills."""
+_RSL_RL_ALONE = {
+    "actor",
+    "critic",
+    "student",
+    "obs_groups",
+    "rnd_cfg",
+    "symmetry_cfg",
+    "normalize_advantage_per_mini_batch",
+    "actor_obs_normalization",
+    "state_dependent_std",
+}
 _PLACEHOLDER = "name-your-environment-v0"
 
 
@@ -105,9 +116,12 @@ def _read(args: argparse.Namespace, env: Any) -> Migration:
 
 
 def _guess(config: dict[str, Any]) -> str:
-    """Tell rsl_rl 5, which has models for actor and critic, from st_rl, which has a policy."""
-    is_rsl_rl = any(key in config for key in ("actor", "critic", "student", "obs_groups"))
-    return "rsl_rl" if is_rsl_rl else "st_rl"
+    """Tell rsl_rl from st_rl by keys that only the former has."""
+    keys = set(config)
+    for section in ("policy", "algorithm"):
+        inner = config.get(section)
+        keys |= set(inner) if isinstance(inner, dict) else set()
+    return "rsl_rl" if keys & _RSL_RL_ALONE else "st_rl"
 
 
 def _envs_of_file(args: argparse.Namespace) -> int | None:

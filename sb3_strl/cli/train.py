@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -26,6 +27,9 @@ from sb3_strl.cli.config import (
 from sb3_strl.cli.console import has_progress_bar, say
 from sb3_strl.common import distributed
 from sb3_strl.common.errors import PeerError
+
+_PATIENCE_S = 1.5
+"""What others wait, so that the launcher hears first from the process that failed."""
 
 _EXAMPLES = """\
 examples:
@@ -163,6 +167,8 @@ def _learn(model: PPO, steps: int, callbacks: list[Any], args: argparse.Namespac
     except Exception as error:
         if distributed.is_active() and (isinstance(error, PeerError) or model.is_collecting):
             _save(model, Path(args.out), "A process failed; saved")
+            if isinstance(error, PeerError):
+                time.sleep(_PATIENCE_S)
         raise
     return False
 
@@ -177,7 +183,8 @@ def _terminated_like_interrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+            signal.signal(signal.SIGTERM, before)  # else there is something to finish, see _save
 
 
 def _last_return(model: PPO) -> str:

@@ -144,6 +144,11 @@ class Models:
         if groups:
             migration.policy_kwargs["obs_groups"] = groups
             migration.report.add("obs_groups", "mapped", "policy_kwargs.obs_groups", groups)
+        if any(len(names) > 1 for names in groups.values()):
+            # Segments are unique within a set, and two groups often have one of the same name.
+            migration.policy_kwargs["obs_segments"] = {}
+            note = "rsl_rl's groups have no segments, and those of several groups may share names"
+            migration.report.add("obs_groups", "differs", "policy_kwargs.obs_segments", {}, note)
 
     def share_encoders(self, migration: Migration) -> None:
         """

@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -18,10 +19,12 @@ from stable_baselines3.common.logger import configure
 
 from sb3_strl import APPO, PPO
 from sb3_strl.algorithms.losses import masked_mean, standardize
+from sb3_strl.algorithms.minibatch import minibatch_kl
+from sb3_strl.buffers.presets import ON_POLICY
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common import distributed
 from sb3_strl.common.normalization import EmpiricalNormalization
-from sb3_strl.policies.discriminator import AMPDiscriminator
+from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
 from tests.envs.toy import NanEnv, PointMass
 
 WORLD = 2
@@ -37,7 +40,10 @@ class Share(PointMass):
         self.all_envs = LOCAL_ENVS * WORLD
         n = self.all_envs // world
         self.mine = slice(rank * n, (rank + 1) * n)
-        super().__init__(n, max_episode_length=9, termination_prob=0.05, seed=5, **options)
+        # Three frames: windows that span a reset, so not valid, lie unevenly over the processes.
+        super().__init__(
+            n, n_frames=3, max_episode_length=9, termination_prob=0.05, seed=5, **options
+        )
 
     def take_reset_request(self) -> Any:
         return 5, super().take_reset_request()[1]  # the same world everywhere
@@ -175,25 +181,31 @@ def functions(rank: int, world: int) -> dict[str, th.Tensor]:
     """Statistics of rows that lie unevenly over the processes."""
     generator = th.Generator().manual_seed(2)
     values = th.randn(20, generator=generator) + 3.0
-    mask = th.rand(20, generator=generator) < 0.4
-    mask[:5] = False
+    mask = th.zeros(20, dtype=th.bool)
+    mask[[3, 12, 13, 14, 17]] = True
     n = 20 // world
     mine = slice(rank * n, (rank + 1) * n)
     normalizer = EmpiricalNormalization(3)
     x = 1e3 + th.randn(20, 3, generator=generator)
     for _ in range(2):
         normalizer.update(x[mine], mask[mine])
-    discriminator = AMPDiscriminator(3)
+    discriminator = AMPDiscriminator(3, DiscriminatorSpec(hidden_dims=(8,)))
     for parameter in discriminator.parameters():
-        parameter.data.fill_(0.01)
+        parameter.data.copy_(th.linspace(-1.0, 1.0, parameter.numel()).view_as(parameter))
     discriminator.update_normalizer(x[mine], x[mine] + 1, mask[mine], ~mask[mine])
     losses = discriminator.losses(x[mine], x[mine] + 1, mask[mine], ~mask[mine])
     losses.total.backward()
+    old = {"mean": th.zeros(n, 2), "std": th.ones(2)}
+    new = {"mean": values[mine].unsqueeze(-1).expand(n, 2), "std": th.ones(2)}
+    head: Any = plain(PointMass(2)).policy.action_head
+    batch: Any = SimpleNamespace(dist=old, extras={ON_POLICY: mask[mine]})
+    out: Any = SimpleNamespace(params=new)
     parameters = list(discriminator.parameters())
     distributed.mean_gradients_(parameters)
     return {
         "mean": distributed.mean(masked_mean(values[mine], mask[mine])),
         "nothing": distributed.mean(masked_mean(values[mine], th.zeros(n, dtype=th.bool))),
+        "kl": minibatch_kl(head, batch, out),
         "moments": th.stack([normalizer.mean, normalizer.var]),
         "count": normalizer.count,
         "losses": distributed.mean(th.stack([value.detach() for value in losses])),

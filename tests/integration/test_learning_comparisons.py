@@ -10,9 +10,9 @@ import pytest
 import torch as th
 
 from benchmarks import estimation, learning, teacher_student
-from benchmarks.hidden_walker import GROUPS, evaluate, group_sets, make_robots
+from benchmarks.hidden_walker import GROUPS, evaluate, group_sets, make_robots, safe_speed
 from benchmarks.learning import Interval, Place, Run, interval, iqm
-from sb3_strl import PPO, TPPO
+from sb3_strl import PPO, TPPO, EstimatorTPPO
 from sb3_strl.buffers.presets import ON_POLICY
 from sb3_strl.policies import StrlPolicy, load_policy, save_policy
 
@@ -136,6 +136,23 @@ def test_nominal_robots_are_alike_but_sensed_and_pushed_as_the_others() -> None:
     other.close()
 
 
+def test_safe_speed_keeps_stopping_distance_and_momentum() -> None:
+    parameters = th.tensor([[0.9, 0.0], [0.225, 0.0], [0.9, 70.0], [0.225, 70.0], [1.0, -35.0]])
+    expected = [1.0, 0.5, 0.5, 0.5, (1.0 / 0.9) ** 0.5]
+    assert safe_speed(parameters)[:, 0].tolist() == pytest.approx(expected)
+
+
+def test_robot_is_paid_for_the_safe_speed_and_told_the_command_alone() -> None:
+    env = make_robots(64, 0, randomized=True)
+    obs = env.reset_tensor()
+    start = sum(shape[0] for shape in list(GROUPS["policy"].values())[:-1])
+    told = obs["policy"][:, start:]
+    assert ((told > 1.1 - 1e-5) & (told < 1.3 + 1e-5)).all()
+    th.testing.assert_close(env._commands, told * safe_speed(obs["parameters"]))
+    assert th.corrcoef(th.stack((told[:, 0], obs["parameters"][:, 1])))[0, 1].abs() < 0.3
+    env.close()
+
+
 def test_robots_continue_bit_for_bit() -> None:
     env = make_robots(8, 0, randomized=True)
     env.reset_tensor()
@@ -179,15 +196,22 @@ def test_hidden_parameters_reach_the_teacher_and_nobody_else(teacher: Path) -> N
 # ------------------------------------------------------------------ ratios
 
 
-@pytest.mark.parametrize("algorithm", [TPPO, teacher_student.InvalidRatios])
-def test_only_the_ablation_has_ratios_other_than_one(algorithm: type[TPPO], teacher: Path) -> None:
-    sets = group_sets(teacher_student.SENSED)
+@pytest.mark.parametrize("algorithm", [EstimatorTPPO, teacher_student.InvalidRatios])
+def test_only_the_ablation_has_ratios_other_than_one(
+    algorithm: type[EstimatorTPPO], teacher: Path
+) -> None:
+    policy_kwargs = {
+        "net_arch": [8],
+        "obs_groups": group_sets(teacher_student.SENSED),
+        "init_noise_std": 0.2,
+        "estimator": {"obs_components": ["joint_pos"], "target_components": ["friction"]},
+    }
     model = algorithm(
-        "MlpPolicy",
+        "EstimatorPolicy",
         make_robots(4, 0, randomized=True),
         teacher=teacher,
         teacher_act_prob=0.5,
-        policy_kwargs={"net_arch": [8], "obs_groups": sets, "init_noise_std": 0.2},
+        policy_kwargs=policy_kwargs,
         **{**TINY, "learning_rate": 0.0},
     )
     model.learn(4 * 4)
@@ -201,7 +225,7 @@ def test_only_the_ablation_has_ratios_other_than_one(algorithm: type[TPPO], teac
     assert drove.any()
     mine = (~drove).repeat(4)
     th.testing.assert_close(ratios[mine], th.ones_like(ratios[mine]))
-    if algorithm is TPPO:
+    if algorithm is EstimatorTPPO:
         th.testing.assert_close(ratios, th.ones_like(ratios))
         assert th.equal(buffer[ON_POLICY].flatten(), mine)
     else:

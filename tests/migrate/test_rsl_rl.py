@@ -18,6 +18,7 @@ from sb3_strl.migrate import (
     load_rsl_rl_checkpoint,
 )
 from sb3_strl.policies import StrlPolicy
+from tests.envs.toy import PointMass
 from tests.migrate.runs import SPACES, Noise, observations, train
 
 pytest.importorskip("rsl_rl")
@@ -194,7 +195,8 @@ def test_every_key_arrives() -> None:
             "empirical_normalization": True,
             "rnn": {"type": "lstm", "hidden_size": 8, "num_layers": 2, "critic": True},
             "obs_groups": {"actor": ["extra", "policy"], "critic": ["policy"]},
-            "distribution_class": "GaussianDistribution", "distribution_kwargs": {"init_std": 0.7},
+            "obs_segments": {}, "distribution_class": "GaussianDistribution",
+            "distribution_kwargs": {"init_std": 0.7},
         },
     }  # fmt: skip
     assert migration.learn_kwargs(8) == {"total_timesteps": 7 * 6 * 8}
@@ -210,6 +212,14 @@ def test_defaults_of_rsl_rl_are_kept() -> None:
     assert migration.kwargs["ent_coef"] == 0.01
     assert migration.kwargs["schedule"] == "adaptive"
     assert set(migration.report.of("default")) == {"algorithm.entropy_coef", "algorithm.schedule"}
+
+
+def test_groups_that_share_the_names_of_segments() -> None:
+    env = PointMass()
+    config = make_config()
+    config["obs_groups"] = {"actor": ["policy"], "critic": ["policy", "critic"]}
+    model = from_rsl_rl_config(config, env).build(env, device="cpu")
+    assert model.policy.critic_reader.groups == ("policy", "critic")
 
 
 def test_older_configurations() -> None:

@@ -16,6 +16,7 @@ from sb3_strl.migrate import (
     Migration,
     Spaces,
     from_strl_config,
+    load_rsl_rl_checkpoint,
     load_strl_checkpoint,
 )
 from sb3_strl.policies import save_policy
@@ -530,6 +531,15 @@ def test_checkpoints(recurrent: bool, encoded: bool, tmp_path: Path) -> None:
     assert th.allclose(mine.act(groups)[0], actions, atol=1e-6)
     assert th.allclose(mine.critic_pass(groups)[0], values, atol=1e-6)
     assert th.allclose(mine.action_params(groups)["std"], theirs.std, atol=1e-6)
+    if not encoded:
+        older = {
+            "empirical_normalization": True, "obs_groups": {"policy": ["policy"]},
+            "policy": {k: v for k, v in policy.items() if "encoder" not in k and "seg" not in k},
+            "algorithm": {"class_name": "PPO"},
+        }  # fmt: skip
+        again = load_rsl_rl_checkpoint(tmp_path / "model_4.pt", older, spaces)
+        assert th.allclose(again.act(groups)[0], actions, atol=1e-6)
+        assert th.allclose(again.action_params(groups)["std"], theirs.std, atol=1e-6)
     if encoded:
         content["model_state_dict"]["encoders.1.model.0.bias"] = th.zeros(3)
         th.save(content, tmp_path / "model_5.pt")

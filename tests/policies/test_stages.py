@@ -212,3 +212,26 @@ def test_a_critic_may_read_some_segments_in_another_order() -> None:
         policy(box(12), obs_segments=SEGMENTS, critic_obs_segments={"a": 4})
     with pytest.raises(StrlKeyError, match=r"critic_obs_segments: unknown segment 'x'"):
         policy(box(12), obs_segments=SEGMENTS, critic_obs_segments={"x": 4})
+
+
+def test_a_cnn_of_rsl_rl_encodes_images() -> None:
+    options = {"output_channels": [4, 6], "kernel_size": 3, "stride": 2, "padding": "zeros"}
+    encoder = {"component_names": ["image"], "class_name": "CNN", "kwargs": options}
+    space = spaces.Dict({"policy": box(3), "image": box(2, 9, 8)})
+    groups = {"actor": ["policy", "image"]}
+    net = policy(space, obs_groups=groups, encoder=encoder)
+    obs = {"policy": th.randn(5, 3), "image": th.randn(5, 2, 9, 8)}
+    latent = net.actor_reader.encoders["image"](obs["image"])
+    assert net.actor_reader.output_dim == 3 + latent.shape[-1]
+    assert th.equal(net.actor_reader(obs), th.cat([obs["policy"], latent], -1))
+    flat = policy(
+        box(3 + 2 * 9 * 8), obs_segments={"a": 3, "image": (2, 9, 8)}, encoder=encoder
+    )  # the same image as columns of a vector
+    flat.load_state_dict(net.state_dict(), strict=False)
+    vector = {"policy": th.cat([obs["policy"], obs["image"].flatten(1)], -1)}
+    assert th.allclose(flat.actor_reader(vector), net.actor_reader(obs), atol=1e-6)
+    with pytest.raises(StrlValueError, match="CNN needs a \\(channels, height, width\\) segment"):
+        encoded(["b"], class_name="CNN", kwargs=options)
+    unflat = {**encoder, "kwargs": {**options, "flatten": False}}
+    with pytest.raises(StrlValueError, match="flatten=False yields images"):
+        policy(space, obs_groups=groups, encoder=unflat)
