@@ -24,6 +24,8 @@ _CLASSES = {
     "tppo": "TPPO",
     "atppo": "ATPPO",
     "estimator_tppo": "EstimatorTPPO",
+    "estimator_appo": "EstimatorAPPO",
+    "estimator_atppo": "EstimatorATPPO",
 }
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _BUILT_BY_US = ("self", "policy", "env", "_init_setup_model", "seed", "device", "tensorboard_log")
@@ -98,15 +100,29 @@ class TrainConfig:
         for name, mapping in mappings.items():
             if not isinstance(mapping, dict):
                 raise StrlTypeError(f"{where}: {name} is {mapping!r}. Expected a mapping.")
-        allowed = keywords_of(known[self.algorithm], PPO, _BUILT_BY_US)
-        check_known(f"{where}: hyperparameters", "option", self.hyperparameters, allowed)
-        policy_kwargs = self.hyperparameters.get("policy_kwargs") or {}
-        allowed = keywords_of(StrlPolicy, StrlPolicy, _BUILT_FOR_POLICY)
-        check_known(f"{where}: policy_kwargs", "option", policy_kwargs, allowed)
+        check_hyperparameters(where, known[self.algorithm], self.hyperparameters)
 
     def save(self, path: Path) -> None:
         """Write the configuration as yaml."""
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
+
+
+def check_hyperparameters(
+    where: str, algorithm: type[PPO], given: Mapping[str, Any], also: Sequence[str] = ()
+) -> None:
+    """
+    Refuse keywords that an algorithm or its policy does not have.
+
+    :param where: who complains
+    :param algorithm: class
+    :param given: keywords of the algorithm, ``policy_kwargs`` among them
+    :param also: further names to suggest from
+    :raises StrlTypeError: on an unknown one; the nearest one is named
+    """
+    allowed = [*keywords_of(algorithm, PPO, _BUILT_BY_US), *also]
+    check_known(f"{where}: hyperparameters", "option", given, allowed)
+    allowed = keywords_of(StrlPolicy, StrlPolicy, _BUILT_FOR_POLICY)
+    check_known(f"{where}: policy_kwargs", "option", given.get("policy_kwargs") or {}, allowed)
 
 
 def keywords_of(cls: type, base: type, without: Sequence[str]) -> list[str]:

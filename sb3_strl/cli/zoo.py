@@ -69,7 +69,7 @@ def run_with(arguments: Sequence[str]) -> int:
     # Imported here: it changes gymnasium's TimeLimit for everybody.
     from sb3_strl.cli.zoo_manager import register
 
-    register()
+    register(arguments)
     before = sys.argv
     sys.argv = [f"strl zoo {script}", *arguments[1:]]
     try:

@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import rl_zoo3
+import rl_zoo3.callbacks
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt as search
 import rl_zoo3.train
 import rl_zoo3.utils
 from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_strl import make_vec
-from sb3_strl.cli.config import known_algorithms, read_yaml
+from sb3_strl.callbacks import TrialEvalCallback
+from sb3_strl.cli.config import read_yaml
+from sb3_strl.cli.zoo_files import check_options, check_teacher, default_config, zoo_algorithms
+from sb3_strl.cli.zoo_samplers import convert_params, make_sampler
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
-from sb3_strl.envs.registration import tensor_env_ids
-
-_FOLDER = "zoo_configs"
-
-
-def zoo_algorithms() -> dict[str, type[Any]]:
-    """Return the algorithms by the zoo's name; PPO is ``strl_ppo``, for ``ppo`` is SB3's."""
-    return {
-        f"strl_{name}" if name == "ppo" else name: cls for name, cls in known_algorithms().items()
-    }
-
-
-def default_config(algo: str) -> str:
-    """
-    Return the file with an algorithm's hyperparameters.
-
-    :raises StrlValueError: if there is none
-    """
-    roots = (Path.cwd(), Path(__file__).parents[2], Path(sys.prefix) / "share" / "sb3_strl")
-    for root in roots:
-        file = root / _FOLDER / f"{algo}.yml"
-        if file.is_file():
-            return str(file)
-    raise StrlValueError(
-        f"strl zoo: there is no {_FOLDER}/{algo}.yml in {[str(root) for root in roots]}. Expected "
-        "one. Name a file with --conf-file."
-    )
+from sb3_strl.envs import TensorVecEnv
+from sb3_strl.envs.registration import register_gym_ids, tensor_env_ids
+from sb3_strl.envs.simulator_tasks import SINGLE_PROCESS, register_simulator_task, split_task
 
 
 class Hyperparameters(dict[str, Any]):
@@ -108,8 +88,15 @@ class StrlExperimentManager(ExperimentManager):
                 "not fit. Expected none of them. Use vec_env_wrapper, or options of the "
                 "environment in env_kwargs."
             )
+        if eval_env and (split_task(env_id) or ("",))[0] in SINGLE_PROCESS:
+            raise StrlValueError(
+                f"strl zoo: '{env_id}' exists once per process, so there is none to evaluate on. "
+                "Expected a training without evaluation. Pass --eval-freq -1."
+            )
         kwargs = self.eval_env_kwargs if eval_env else self.env_kwargs
-        device = "cpu" if self.device == "auto" else self.device
+        device: Any = "cpu" if self.device == "auto" else self.device
+        if split_task(env_id) is not None:  # simulators are for accelerators, where there is one
+            device = get_device(self.device)
         env: VecEnv = make_vec(
             env_id, n_envs, device=device, seed=self.seed, env_kwargs=dict(kwargs)
         )
@@ -141,71 +128,14 @@ class StrlExperimentManager(ExperimentManager):
         return {**drawn, "policy_kwargs": merged}
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        if self.algo in zoo_algorithms():
+            where = f"strl zoo: '{self.env_name.gym_id}'"
+            check_options(where, self.algo, hyperparams)
+            check_teacher(where, hyperparams.get("teacher"))
         name = hyperparams.get("rollout_buffer_class")
         if isinstance(name, str):
             hyperparams["rollout_buffer_class"] = rl_zoo3.utils.get_class_by_name(name)
         return super()._preprocess_hyperparams(hyperparams)
-
-
-def sample_params(
-    trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Draw PPO's hyperparameters, as the zoo does for SB3's.
-
-    :param trial: Optuna's
-    :param n_actions: size of the actions
-    :param n_envs: environments
-    :param additional_args: of the zoo
-    :return: keywords of the algorithm
-    """
-    drawn: dict[str, Any] = search.sample_ppo_params(trial, n_actions, n_envs, additional_args)
-    return fit_sizes(drawn, n_envs)
-
-
-def fit_sizes(drawn: Mapping[str, Any], n_envs: int | None = None) -> dict[str, Any]:
-    """
-    Return drawn keywords whose sizes fit one another, which the zoo draws one by one.
-
-    :param drawn: keywords of the algorithm
-    :param n_envs: environments; ``None`` leaves the size of minibatches
-    """
-    fitted = dict(drawn)
-    if "batch_size" in fitted:
-        steps = int(fitted.get("n_steps", fitted["batch_size"]))
-        if n_envs is not None:
-            fitted["batch_size"] = min(int(fitted["batch_size"]), steps * n_envs)
-        fitted["n_minibatches"] = None  # what a configuration may say instead
-        # A minibatch of a policy with memory holds at least one sequence.
-        fitted["sequence_length"] = min(steps, int(fitted["batch_size"]))
-    return fitted
-
-
-def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the parameters of a stored trial into keywords.
-
-    :param sampled_params: as Optuna stored them
-    :return: keywords of the algorithm
-    """
-    return fit_sizes(search.convert_onpolicy_params(sampled_params))
-
-
-def sample_amp_params(
-    trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Draw what :func:`sample_params` does, and the learning rate of the discriminator.
-
-    :param trial: Optuna's
-    :param n_actions: size of the actions
-    :param n_envs: environments
-    :param additional_args: of the zoo
-    :return: keywords of the algorithm
-    """
-    drawn = sample_params(trial, n_actions, n_envs, additional_args)
-    rate = trial.suggest_float("discriminator_learning_rate", 1e-5, 3e-3, log=True)
-    return {**drawn, "discriminator_learning_rate": rate}
 
 
 _original_test_env: Callable[..., VecEnv] = rl_zoo3.utils.create_test_env
@@ -239,16 +169,38 @@ def _only_as_batch(**options: Any) -> gym.Env[Any, Any]:
     )
 
 
-def register() -> None:
-    """Tell rl_zoo3, which looks everything up in tables, and gymnasium, whose ids it demands."""
+_original_trial_callback: Callable[..., Any] = rl_zoo3.callbacks.TrialEvalCallback
+
+
+def make_trial_callback(eval_env: VecEnv, trial: Any, **options: Any) -> Any:
+    """
+    Make what evaluates during a trial; on a batch of tensors, nothing is copied to the host.
+
+    :param eval_env: environment
+    :param trial: Optuna's
+    :param options: of rl_zoo3's callback
+    """
+    make = TrialEvalCallback if isinstance(eval_env, TensorVecEnv) else _original_trial_callback
+    return make(eval_env, trial, **options)
+
+
+def register(arguments: Sequence[str] = ()) -> None:
+    """
+    Tell rl_zoo3, which looks everything up in tables, and gymnasium, whose ids it demands.
+
+    :param arguments: of the command line; tasks of simulators among them are registered
+    """
     algorithms = zoo_algorithms()
     rl_zoo3.ALGOS.update(algorithms)
-    samplers: Mapping[str, Any] = {"appo": sample_amp_params, "atppo": sample_amp_params}
-    for name in algorithms:
-        search.HYPERPARAMS_SAMPLER[name] = samplers.get(name, sample_params)
+    for name, algorithm in algorithms.items():
+        search.HYPERPARAMS_SAMPLER[name] = make_sampler(algorithm)
         search.HYPERPARAMS_CONVERTER[name] = convert_params
     vars(rl_zoo3.train)["ExperimentManager"] = StrlExperimentManager
     vars(rl_zoo3.utils)["create_test_env"] = create_test_env
+    vars(rl_zoo3.exp_manager)["TrialEvalCallback"] = make_trial_callback
+    register_gym_ids()
+    for argument in arguments:
+        register_simulator_task(argument)
     for env_id in tensor_env_ids():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=_only_as_batch)

@@ -19,6 +19,7 @@ from sb3_strl.envs.registration import (
     register_gym_ids,
     tensor_env_ids,
 )
+from sb3_strl.envs.simulator_tasks import register_simulator_task
 from sb3_strl.envs.tensor_vec_env import TensorVecEnv
 
 
@@ -38,15 +39,17 @@ def make_vec(
 
         make_vec("sb3_strl/Walker-v0", n_envs=64, seed=0, max_episode_length=300)
         make_vec("Pendulum-v1", n_envs=4, g=9.81)
+        make_vec("mjlab/Mjlab-Velocity-Flat-Unitree-Go1", n_envs=4096, device="cuda:0")
         make_vec(SubprocVecEnv([make_robot] * 8), device="cuda")
         make_vec(gymnasium.make("Isaac-Velocity-Flat-Anymal-D-v0", cfg=cfg))
         make_vec(brax.envs.get_environment("ant"), n_envs=2048, episode_length=500)
 
-    :param env: the id of a batched environment (:func:`register_tensor_env`) or of a Gymnasium
-        environment; a Gymnasium environment; an SB3 ``VecEnv``; a ``gymnasium.vector`` environment;
-        an environment of Isaac Lab, mjlab, rsl_rl, ManiSkill, Genesis, Brax, MuJoCo Playground or
-        EnvPool, recognised without importing the simulator; a tensor environment is returned as it
-        is
+    :param env: the id of a batched environment (:func:`register_tensor_env`), of a Gymnasium
+        environment or of a simulator's task (``"mjlab/..."``, ``"isaaclab/..."``,
+        ``"playground/..."``); a Gymnasium environment; an SB3 ``VecEnv``; a ``gymnasium.vector``
+        environment; an environment of Isaac Lab, mjlab, rsl_rl, ManiSkill, Genesis, Brax, MuJoCo
+        Playground or EnvPool, recognised without importing the simulator; a tensor environment is
+        returned as it is
     :param n_envs: number of environments, default 1; of something that exists, it may only confirm
         the number that it has
     :param device: where the tensors live, default the CPU; likewise
@@ -92,7 +95,7 @@ def _from_id(
     options: dict[str, Any],
     vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None,
 ) -> TensorVecEnv:
-    if env_id in tensor_env_ids():
+    if register_simulator_task(env_id) or env_id in tensor_env_ids():
         if vec_env_cls is not None:
             raise StrlValueError(
                 f"make_vec: vec_env_cls={vec_env_cls.__name__} with '{env_id}', which is a batch "

@@ -10,12 +10,14 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, check_known
+from sb3_strl.envs.hidden_velocities import hidden_env_ids
 from sb3_strl.envs.tensor_vec_env import TensorVecEnv
 
 EntryPoint = str | Callable[..., TensorVecEnv]
 
 WALKER_ID = "sb3_strl/Walker-v0"
 
+_HIDDEN = "sb3_strl.envs.hidden_velocities:make_hidden"
 _GYM_ENTRY_POINTS = {WALKER_ID: "sb3_strl.envs.walker_env:WalkerEnv"}
 _TENSOR_ENTRY_POINTS: dict[str, EntryPoint] = {WALKER_ID: "sb3_strl.envs.walker:WalkerVecEnv"}
 
@@ -48,6 +50,9 @@ def register_gym_ids() -> None:
     for env_id, entry_point in _GYM_ENTRY_POINTS.items():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=entry_point)
+    for env_id in hidden_env_ids():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=_HIDDEN, kwargs={"task": env_id})
 
 
 def register_tensor_env(env_id: str, entry_point: EntryPoint) -> None:

@@ -14,33 +14,38 @@ import yaml
 pytest.importorskip("rl_zoo3")
 
 from sb3_strl.cli import zoo
-from sb3_strl.cli.config import known_algorithms
+from sb3_strl.cli.zoo_files import check_file, check_teacher, zoo_algorithms
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
+from sb3_strl.envs.simulator_tasks import split_task
 from sb3_strl.export import export_policy
 
 pytestmark = pytest.mark.integration
 
 FOLDER = Path(__file__).parents[2] / "zoo_configs"
+TABLES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(FOLDER.glob("*.yml"))}
 CASES = [
-    (file.stem, env_id)
-    for file in sorted(FOLDER.glob("*.yml"))
-    for env_id in yaml.safe_load(file.read_text())
-    if env_id != "default"
+    (algo, env_id)
+    for algo, table in TABLES.items()
+    for env_id in table
+    if env_id != "default" and split_task(env_id) is None
 ]
+"""What runs here: all but the tasks of simulators."""
 
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_clean_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """rl_zoo3's tables are put back."""
     import rl_zoo3
+    import rl_zoo3.exp_manager
     import rl_zoo3.hyperparams_opt as search
     import rl_zoo3.train
     import rl_zoo3.utils
 
     for table in (rl_zoo3.ALGOS, search.HYPERPARAMS_SAMPLER, search.HYPERPARAMS_CONVERTER):
-        for key in [*known_algorithms(), "strl_ppo"]:
-            if key != "ppo":
-                monkeypatch.delitem(table, key, raising=False)
+        for key in zoo_algorithms():
+            monkeypatch.delitem(table, key, raising=False)
+    callback = rl_zoo3.exp_manager.TrialEvalCallback
+    monkeypatch.setattr(rl_zoo3.exp_manager, "TrialEvalCallback", callback)
     monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", rl_zoo3.train.ExperimentManager)
     monkeypatch.setattr(rl_zoo3.utils, "create_test_env", rl_zoo3.utils.create_test_env)
 
@@ -51,18 +56,89 @@ def train(algo: str, env_id: str, folder: Path, *more: str) -> Path:
     return folder / algo / f"{env_id.replace('/', '-')}_1"
 
 
-@pytest.mark.parametrize(("algo", "env_id"), CASES)
-def test_every_configuration_trains(algo: str, env_id: str, tmp_path: Path) -> None:
-    run = train(algo, env_id, tmp_path, "-n", "2000", "--eval-freq", "-1", "-params", "n_epochs:1")
+SHORT = ("-n", "500", "--eval-freq", "-1", "-params", "n_epochs:1")
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the zoo's runs lie, teachers among them, as the configurations expect."""
+    return tmp_path_factory.mktemp("zoo")
+
+
+def train_briefly(algo: str, env_id: str, logs: Path) -> Path:
+    """Train, the teacher before its student."""
     name = env_id.replace("/", "-")
-    model = run / f"{name}.zip"
-    assert model.is_file()
+    run = logs / "logs" / algo / f"{name}_1"
+    if run.is_dir():
+        return run
+    options = TABLES[algo][env_id]
+    if "teacher" in options:
+        train_briefly(Path(options["teacher"]).parts[1], env_id, logs)
+    # A rollout of hundreds of steps in each environment proves no more than one of tens.
+    sizes = ["n_steps:64", "batch_size:64"] if options["n_steps"] > 64 else []
+    sizes += ["sequence_length:32"] if "sequence_length" in options and sizes else []
+    return train(algo, env_id, Path("logs"), *SHORT, *sizes).absolute()
+
+
+@pytest.mark.parametrize(("algo", "env_id"), CASES)
+def test_every_configuration_trains(
+    algo: str, env_id: str, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(logs)
+    run = train_briefly(algo, env_id, logs)
+    name = env_id.replace("/", "-")
     saved = yaml.unsafe_load((run / name / "config.yml").read_text())
-    declared = yaml.safe_load((FOLDER / f"{algo}.yml").read_text())[env_id]
-    assert dict(saved)["policy"] == declared["policy"]
-    loaded = known_algorithms()[algo.removeprefix("strl_")].load(model)
-    assert loaded.num_timesteps >= 2000
+    assert dict(saved)["policy"] == TABLES[algo][env_id]["policy"]
+    loaded = zoo_algorithms()[algo].load(run / f"{name}.zip")
+    assert loaded.num_timesteps >= 500
+    assert loaded._n_updates >= 1
     assert all(bool(np.isfinite(p.detach().numpy()).all()) for p in loaded.policy.parameters())
+
+
+def test_every_algorithm_has_configurations() -> None:
+    assert set(TABLES) == set(zoo_algorithms())
+    covered = {split_task(env_id) and split_task(env_id)[0] for env_id in TABLES["strl_ppo"]}  # type: ignore[index]
+    assert covered == {None, "mjlab", "isaaclab", "playground"}
+
+
+@pytest.mark.parametrize("algo", list(TABLES))
+def test_every_key_is_known(algo: str) -> None:
+    assert check_file(FOLDER / f"{algo}.yml", algo) == list(TABLES[algo])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{a: {n_step: 3}}", r"'a': hyperparameters: unknown option 'n_step'. Did you mean 'n_ste"),
+        ("{a: {n_timestep: 3}}", r"Did you mean 'n_timesteps'"),
+        ("{a: {policy_kwargs: {net_arc: [3]}}}", r"unknown option 'net_arc'. Did you mean 'net_a"),
+        ("{a: {teacher: x}}", r"unknown option 'teacher'"),
+        ("{a: 3}", r"'a' is 3. Expected a mapping"),
+    ],
+)
+def test_unknown_keys_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yml"
+    file.write_text(text)
+    with pytest.raises(StrlTypeError, match=message):
+        check_file(file, "strl_ppo")
+
+
+def test_the_zoo_refuses_unknown_keys_before_it_builds_anything(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text("Pendulum-v1: {n_timesteps: 100, policy: MlpPolicy, n_epoch: 3}")
+    with pytest.raises(StrlTypeError, match=r"strl zoo: 'Pendulum-v1'.*Did you mean 'n_epochs'"):
+        train("strl_ppo", "Pendulum-v1", tmp_path, "--conf-file", str(file))
+
+
+def test_a_teacher_that_was_not_trained_is_asked_for(tmp_path: Path) -> None:
+    there = tmp_path / "teacher.zip"
+    there.touch()
+    for teacher in (None, str(there), {"path": str(there)}, {"class_name": "ActorCritic"}):
+        check_teacher("here", teacher)
+    with pytest.raises(StrlValueError, match=r"here.*strl zoo train --algo appo, or name another"):
+        check_teacher("here", {"path": "logs/appo/Walker_1/none.zip"})
+    with pytest.raises(StrlValueError, match=r"no file. Expected a trained model"):
+        train("tppo", "sb3_strl/PendulumHidden-v1", tmp_path, "-params", "teacher:'none.zip'")
 
 
 def test_the_zoos_ppo_stays_stable_baselines3s() -> None:
@@ -140,7 +216,7 @@ def test_a_stored_trial_trains_with_the_declared_parts(tmp_path: Path) -> None:
     assert zoo.run_with(["train", *given, *storage, *more]) == 0
     assert zoo.run_with(["train", *given, *storage, "--trial-id", "1", "--eval-freq", "-1"]) == 0
     (model,) = (tmp_path / "strl_ppo").glob("*/CartPoleNoVel-v1.zip")
-    policy = known_algorithms()["ppo"].load(model).policy
+    policy = zoo_algorithms()["strl_ppo"].load(model).policy
     assert policy.is_recurrent
     assert policy.actor_memory is not None
     assert policy.actor_memory.output_size == 64
@@ -176,13 +252,13 @@ def test_help_lists_the_algorithms_in_a_fresh_process() -> None:
     command = [sys.executable, "-m", "sb3_strl.cli", "zoo", "train", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in ("strl_ppo", "appo", "estimator_ppo", "ppo_lstm"))
+    assert all(name in done.stdout for name in ("strl_ppo", "appo", "estimator_atppo", "ppo_lstm"))
 
 
 def test_what_the_zoo_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gymnasium as gym
 
-    from sb3_strl.cli import zoo_manager
+    from sb3_strl.cli import zoo_files, zoo_manager
     from sb3_strl.envs import registration
 
     with pytest.raises(StrlValueError, match=r"unknown script 'trian'. Did you mean 'train'"):
@@ -190,7 +266,7 @@ def test_what_the_zoo_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(StrlTypeError, match=r"do not fit. Expected none of them"):
         train("appo", "sb3_strl/Walker-v0", tmp_path, "-n", "64", "-params", "frame_stack:2")
     with pytest.raises(StrlValueError, match=r"there is no zoo_configs/nobody.yml"):
-        zoo_manager.default_config("nobody")
+        zoo_files.default_config("nobody")
     monkeypatch.setitem(registration._TENSOR_ENTRY_POINTS, "ours/Batch-v0", "a:B")
     monkeypatch.setitem(gym.registry, "ours/Batch-v0", None)
     del gym.registry["ours/Batch-v0"]
@@ -203,3 +279,75 @@ def test_without_rl_zoo3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(zoo, "find_spec", lambda name: None)
     with pytest.raises(StrlTypeError, match=r"pip install 'sb3_strl\[zoo\]'"):
         zoo.run_with(["train"])
+
+
+class Trial:
+    """Notes what it is asked for, and answers with the smallest value."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def suggest_float(self, name: str, low: float, high: float, log: bool = False) -> float:
+        self.names.append(name)
+        return low
+
+
+@pytest.mark.parametrize(
+    ("algo", "names"),
+    [
+        ("strl_ppo", set()),
+        ("appo", {"discriminator_learning_rate"}),
+        ("tppo", {"distillation_loss_coef", "update_times_scale"}),
+        ("estimator_ppo", {"estimator_loss_coef"}),
+        (
+            "estimator_atppo",
+            {"discriminator_learning_rate", "distillation_loss_coef", "update_times_scale"}
+            | {"estimator_loss_coef"},
+        ),
+    ],
+)
+def test_the_search_draws_what_an_algorithm_has(algo: str, names: set[str]) -> None:
+    from sb3_strl.cli.config import check_hyperparameters
+    from sb3_strl.cli.zoo_samplers import sample_objectives
+
+    trial = Trial()
+    drawn = sample_objectives(trial, zoo_algorithms()[algo])
+    assert set(drawn) == set(trial.names) == names
+    check_hyperparameters("here", zoo_algorithms()[algo], drawn)
+
+
+def test_every_algorithm_has_a_sampler() -> None:
+    import rl_zoo3.hyperparams_opt as search
+
+    from sb3_strl.cli.zoo_manager import register
+
+    register()
+    assert set(zoo_algorithms()) <= set(search.HYPERPARAMS_SAMPLER)
+    assert set(zoo_algorithms()) <= set(search.HYPERPARAMS_CONVERTER)
+
+
+def test_trials_on_batches_of_tensors_are_evaluated_by_our_callback() -> None:
+    import rl_zoo3.callbacks
+    import rl_zoo3.exp_manager
+
+    from sb3_strl import make_vec
+    from sb3_strl.callbacks import TrialEvalCallback
+    from sb3_strl.cli.zoo_manager import register
+
+    register()
+    make: Any = vars(rl_zoo3.exp_manager)["TrialEvalCallback"]
+    env = make_vec("Pendulum-v1", 1)
+    assert type(make(env, Trial(), eval_freq=3)) is TrialEvalCallback
+    assert type(make(env.venv, Trial(), eval_freq=3)) is rl_zoo3.callbacks.TrialEvalCallback
+
+
+def test_a_simulator_that_exists_once_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sb3_strl.cli import zoo_manager
+
+    task = "isaaclab/Isaac-Cartpole-v0"
+    zoo_manager.register(["--env", task])
+    manager = object.__new__(zoo_manager.StrlExperimentManager)
+    manager.env_name, manager.algo = zoo_manager.rl_zoo3.exp_manager.EnvironmentName(task), "appo"
+    manager.env_wrapper = manager.frame_stack = None
+    with pytest.raises(StrlValueError, match=r"exists once per process.*Pass --eval-freq -1"):
+        manager.create_envs(1, eval_env=True)
