@@ -5,23 +5,22 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch as th
 
 from benchmarks.learners.common import MissingPeerError, Peer, Setup
+from benchmarks.memory import MemoryUse, measure_memory
 from benchmarks.operators import OperatorReport, count_operators
+from benchmarks.tables import Row, format_memory, format_operators, format_rows, hardware
 from benchmarks.timing import Iteration, paired_ratios, quartiles, run_rounds
 
-REFERENCES = ("rsl_rl", "sb3")
+REFERENCES = {"rsl_rl": "rsl_rl", "sb3": "sb3"}
 
-Row = dict[str, Any]
 PeerMaker = Callable[[Setup], Peer]
 
 
@@ -34,25 +33,23 @@ class Comparison:
     :param workloads: by name, the fields of :class:`~benchmarks.learners.common.Setup` that differ
     :param peers: by name, module and class of everybody
     :param envs: default numbers of environments
-    :param family: the peer that stands for Stable-Baselines3 in ``ratio_to_sb3``
+    :param references: who is meant by ``rsl_rl`` and ``sb3`` in ``ratio_to_rsl_rl`` and
+        ``ratio_to_sb3``, and by any further name
     """
 
     title: str
     workloads: dict[str, Row]
     peers: dict[str, tuple[str, str]]
     envs: tuple[int, ...]
-    family: str = "sb3"
+    references: Mapping[str, str] = field(default_factory=lambda: dict(REFERENCES))
 
 
-def parse_arguments(
-    comparison: Comparison, arguments: Sequence[str] | None = None
-) -> argparse.Namespace:
+def build_parser(comparison: Comparison) -> argparse.ArgumentParser:
     """
-    Read the command line.
+    Build the command line.
 
     :param comparison: what can be chosen from
-    :param arguments: without the program's name; ``None`` takes the process's own
-    :return: the options
+    :return: its parser
     """
     workloads = list(comparison.workloads)
     parser = argparse.ArgumentParser(description=comparison.title)
@@ -70,8 +67,24 @@ def parse_arguments(
     add("--device", default="cpu")
     add("--seed", type=int, default=0)
     add("--json", type=Path, help="write the rows there")
-    add("--ops", action="store_true", help="also count operators and host transfers")
+    add("--markdown", type=Path, help="write the tables there")
+    switch = argparse.BooleanOptionalAction
+    add("--ops", action=switch, default=False, help="count operators and host transfers")
+    add("--memory", action=switch, default=False, help="measure memory, a process for each peer")
     add("--smoke", action="store_true", help="does it run? 8 environments, one round, counts too")
+    return parser
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """
+    Read the command line.
+
+    :param parser: of :func:`build_parser`
+    :param arguments: without the program's name; ``None`` takes the process's own
+    :return: the options
+    """
     options = parser.parse_args(arguments)
     if options.smoke:
         options.envs, options.rounds, options.warmup, options.ops = [8], 1, 0, True
@@ -117,18 +130,20 @@ def check_equal_size(peers: Sequence[Peer]) -> None:
 
 
 def make_rows(
-    results: dict[str, list[Iteration]],
-    operators: dict[str, OperatorReport],
+    results: Mapping[str, list[Iteration]],
+    operators: Mapping[str, OperatorReport],
+    memory: Mapping[str, MemoryUse],
     shared: Row,
-    family: str = "sb3",
+    references: Mapping[str, str],
 ) -> list[Row]:
     """
     Summarise the rounds of one workload and number of environments.
 
     :param results: iterations of every peer
     :param operators: counts of every peer, or nothing
+    :param memory: needs of every peer, or nothing
     :param shared: columns that all rows have in common
-    :param family: whom ``ratio_to_sb3`` refers to
+    :param references: whom the ratios refer to, by the name in the column
     :return: one row per peer
     """
     rows = []
@@ -144,12 +159,12 @@ def make_rows(
             "update_s": quartiles([iteration.update_s for iteration in iterations]).median,
             "cpu_s": quartiles([iteration.cpu_s for iteration in iterations]).median,
         }
-        for reference in REFERENCES:
-            theirs = results.get(family if reference == "sb3" else reference)
-            row.update(_compare(reference, iterations, theirs))
-        report = operators.get(name)
-        if report is not None:
-            row["operators"] = asdict(report)
+        for reference, peer in references.items():
+            row.update(_compare(reference, iterations, results.get(peer)))
+        if name in operators:
+            row["operators"] = asdict(operators[name])
+        if name in memory:
+            row.update(asdict(memory[name]))
         rows.append(row)
     return rows
 
@@ -172,25 +187,6 @@ def _compare(reference: str, ours: list[Iteration], theirs: list[Iteration] | No
     return row
 
 
-def hardware() -> Row:
-    """
-    Describe the machine.
-
-    :return: model of the processor, threads in use, versions
-    """
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else cpu,
-        "cores": len(models) or None,
-        "threads": th.get_num_threads(),
-        "torch": th.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def measure(comparison: Comparison, options: argparse.Namespace) -> list[Row]:
     """
     Time every workload at every number of environments.
@@ -200,7 +196,6 @@ def measure(comparison: Comparison, options: argparse.Namespace) -> list[Row]:
     :return: one row per peer, workload and number of environments
     """
     makers = find_peers(comparison.peers, options.peers)
-    machine = hardware()
     rows: list[Row] = []
     for workload in options.workloads:
         for n_envs in options.envs:
@@ -214,82 +209,33 @@ def measure(comparison: Comparison, options: argparse.Namespace) -> list[Row]:
                 seed=options.seed,
                 **comparison.workloads[workload],
             )
-            peers = [make(setup) for make in makers.values()]
-            check_equal_size(peers)
-            device = th.device(options.device)
-            results = run_rounds(peers, options.rounds, options.warmup, device, options.seed)
-            counts = {}
-            if options.ops:
-                counts = {name: count_operators(make, setup) for name, make in makers.items()}
-            shared = {"workload": workload, **asdict(setup), **machine, "rounds": options.rounds}
-            rows.extend(make_rows(results, counts, shared, comparison.family))
+            rows.extend(_measure_setup(comparison, makers, workload, setup, options))
             print(f"measured {workload}, {n_envs} environments", file=sys.stderr)
     return rows
 
 
-def format_rows(rows: Sequence[Row]) -> str:
-    """
-    Write the rows as a Markdown table.
-
-    :param rows: of :func:`measure`
-    :return: the table under a line about the machine
-    """
-    first = rows[0]
-    lines = [
-        f"{first['cpu']}, {first['cores']} cores, {first['threads']} threads, "
-        f"torch {first['torch']}, Python {first['python']}, {first['device']}; "
-        f"{first['n_steps']} steps, {first['n_epochs']} epochs of {first['n_minibatches']} "
-        f"minibatches, {first['rounds']} rounds; median [quartiles]",
-        "",
-        "| workload | envs | peer | iteration, ms | collect | update | CPU, ms "
-        "| to rsl_rl | to SB3 | CPU to rsl_rl | CPU to SB3 |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        spread = f"[{1e3 * row['iteration_q25']:.1f}, {1e3 * row['iteration_q75']:.1f}]"
-        cells = [
-            row["workload"],
-            str(row["n_envs"]),
-            row["peer"],
-            f"{1e3 * row['iteration_s']:.1f} {spread}",
-            f"{1e3 * row['collect_s']:.1f}",
-            f"{1e3 * row['update_s']:.1f}",
-            f"{1e3 * row['cpu_s']:.1f}",
-            *(
-                _format_ratio(row, f"{kind}_to_{reference}")
-                for kind in ("ratio", "cpu_ratio")
-                for reference in REFERENCES
-            ),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _format_ratio(row: Row, key: str) -> str:
-    if row[key] is None:
-        return "-"
-    return f"{row[key]:.2f} [{row[key + '_q25']:.2f}, {row[key + '_q75']:.2f}]"
-
-
-def format_operators(rows: Sequence[Row]) -> str:
-    """
-    Write the counts as a Markdown table; they do not depend on the number of environments.
-
-    :param rows: of :func:`measure`, with counts
-    :return: the table
-    """
-    lines = [
-        "| workload | envs | peer | per env step: operators | without views | to host | from host "
-        "| per minibatch: operators | without views | in optimizer | to host | from host |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        counts = row["operators"]
-        per_step = {key: value for key, value in counts["per_step"].items() if key != "optimizer"}
-        values = [*per_step.values(), *counts["per_minibatch"].values()]
-        numbers = " | ".join(f"{value:.1f}" for value in values)
-        lines.append(f"| {row['workload']} | {row['n_envs']} | {row['peer']} | {numbers} |")
-    return "\n".join(lines)
+def _measure_setup(
+    comparison: Comparison,
+    makers: Mapping[str, PeerMaker],
+    workload: str,
+    setup: Setup,
+    options: argparse.Namespace,
+) -> list[Row]:
+    peers = [make(setup) for make in makers.values()]
+    check_equal_size(peers)
+    device = th.device(options.device)
+    results = run_rounds(peers, options.rounds, options.warmup, device, options.seed)
+    del peers
+    counts, memory = {}, {}
+    if options.ops:
+        counts = {name: count_operators(make, setup) for name, make in makers.items()}
+    if options.memory:
+        memory = {
+            name: measure_memory(*comparison.peers[name], setup, options.threads) for name in makers
+        }
+    machine = hardware(options.device)
+    shared = {"workload": workload, **asdict(setup), **machine, "rounds": options.rounds}
+    return make_rows(results, counts, memory, shared, comparison.references)
 
 
 def run(comparison: Comparison, arguments: Sequence[str] | None = None) -> None:
@@ -299,13 +245,33 @@ def run(comparison: Comparison, arguments: Sequence[str] | None = None) -> None:
     :param comparison: who is compared on what
     :param arguments: of the command line
     """
-    options = parse_arguments(comparison, arguments)
+    options = parse_arguments(build_parser(comparison), arguments)
     if options.threads is not None:
         th.set_num_threads(options.threads)
-    rows = measure(comparison, options)
-    print(format_rows(rows))
+    report(measure(comparison, options), options)
+
+
+def report(rows: Sequence[Row], options: argparse.Namespace) -> None:
+    """
+    Print the tables, and write the files that were asked for.
+
+    :param rows: of :func:`measure`
+    :param options: of the command line
+    """
+    tables = [format_rows(rows)]
     if options.ops:
-        print(f"\n{format_operators(rows)}")
+        tables.append(format_operators(rows))
+    if options.memory:
+        tables.append(format_memory(rows))
+    text = "\n\n".join(tables) + "\n"
+    print(text, end="")
+    if options.markdown is not None:
+        write_text(options.markdown, text)
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        write_text(options.json, json.dumps(rows, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

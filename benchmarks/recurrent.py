@@ -29,7 +29,7 @@ COMPARISON = comparison.Comparison(
         "sb3_strl": ("benchmarks.learners.strl_peer", "StrlPeer"),
     },
     envs=(256,),
-    family="sb3_contrib",
+    references={"rsl_rl": "rsl_rl", "sb3": "sb3_contrib"},
 )
 
 

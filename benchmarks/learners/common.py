@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch as th
 
 OBS_DIM = 48
@@ -151,6 +152,9 @@ class Peer(Protocol):
     def n_parameters(self) -> int:
         """Count the trainable numbers of actor, critic and action noise."""
 
+    def storage_bytes(self) -> int:
+        """Count the bytes of what holds a rollout."""
+
 
 def count_parameters(parameters: Iterator[th.nn.Parameter]) -> int:
     """
@@ -160,6 +164,32 @@ def count_parameters(parameters: Iterator[th.nn.Parameter]) -> int:
     :return: how many numbers an optimizer changes
     """
     return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+
+
+def count_bytes(container: object) -> int:
+    """
+    Count the bytes of the tensors and arrays in a container, each piece of memory once.
+
+    :param container: tensors, arrays, mappings and sequences of them, nested at will; anything else
+        counts nothing
+    :return: bytes on the host and on the device together
+    """
+    pieces: dict[int, int] = {}
+    pending: list[object] = [container]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, th.Tensor):
+            storage = item.untyped_storage()
+            pieces[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(item, np.ndarray):
+            while isinstance(item.base, np.ndarray):
+                item = item.base
+            pieces[item.ctypes.data] = item.nbytes
+        elif isinstance(item, Mapping):
+            pending.extend(item.values())
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
+    return sum(pieces.values())
 
 
 @contextmanager

@@ -156,3 +156,8 @@ class RslRlPeer:
         alg = self.runner.alg
         actor: int = common.count_parameters(alg.actor.parameters())
         return actor + common.count_parameters(alg.critic.parameters())
+
+    def storage_bytes(self) -> int:
+        """Count the bytes of the rollout storage."""
+        storage = self.runner.alg.storage
+        return common.count_bytes([vars(storage), list(storage.observations.values())])

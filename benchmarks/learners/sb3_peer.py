@@ -172,6 +172,10 @@ class Sb3Peer:
         """Count the trainable numbers."""
         return common.count_parameters(self.model.policy.parameters())
 
+    def storage_bytes(self) -> int:
+        """Count the bytes of the rollout buffer."""
+        return common.count_bytes(vars(self.model.rollout_buffer))
+
 
 class RecurrentPeer(Sb3Peer):
     """

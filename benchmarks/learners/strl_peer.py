@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -14,18 +15,26 @@ from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs import TensorVecEnv
 
 
+def box(*shape: int) -> spaces.Box:
+    """Return an unbounded space of this shape."""
+    return spaces.Box(-np.inf, np.inf, shape, np.float32)
+
+
 class TensorRobots(TensorVecEnv):
     """
     The robots as sb3_strl wants them, which is nearly as they are.
 
     :param robots: what is wrapped
+    :param more: further groups of observations, of a derived class
     """
 
-    def __init__(self, robots: common.Robots) -> None:
+    def __init__(
+        self, robots: common.Robots, more: Mapping[str, spaces.Space[Any]] | None = None
+    ) -> None:
         limit = common.ACTION_LIMIT
         super().__init__(
             robots.n_envs,
-            spaces.Dict({"policy": spaces.Box(-np.inf, np.inf, (common.OBS_DIM,), np.float32)}),
+            spaces.Dict({"policy": box(common.OBS_DIM), **(more or {})}),
             spaces.Box(-limit, limit, (common.ACTION_DIM,), np.float32),
             robots.device,
         )
@@ -58,18 +67,23 @@ class StrlPeer:
 
     name = "sb3_strl"
 
+    algorithm: type[PPO] = PPO
+    policy = "MlpPolicy"
+    more_policy_kwargs: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, setup: common.Setup) -> None:
         self.robots = common.Robots(setup)
         hidden = list(setup.hidden)
         policy_kwargs: dict[str, Any] = {
             "net_arch": {"pi": hidden, "vf": hidden},
             "activation": "elu",
+            **self.more_policy_kwargs,
         }
         if setup.memory:
             policy_kwargs["rnn"] = {"type": "lstm", "hidden_size": setup.memory}
-        self.model = PPO(
-            "MlpLstmPolicy" if setup.memory else "MlpPolicy",
-            TensorRobots(self.robots),
+        self.model = self.algorithm(
+            "MlpLstmPolicy" if setup.memory else self.policy,
+            self.make_env(setup),
             learning_rate=setup.learning_rate,
             n_steps=setup.n_steps,
             n_epochs=setup.n_epochs,
@@ -91,6 +105,11 @@ class StrlPeer:
         _, self.callback = self.model._setup_learn(2**40, None)
         self.callback.on_training_start({}, {})
 
+    def make_env(self, setup: common.Setup) -> TensorRobots:
+        """Wrap the robots."""
+        del setup
+        return TensorRobots(self.robots)
+
     def collect(self) -> None:
         """Collect one rollout."""
         model = self.model
@@ -106,3 +125,8 @@ class StrlPeer:
     def n_parameters(self) -> int:
         """Count the trainable numbers."""
         return common.count_parameters(self.model.policy.parameters())
+
+    def storage_bytes(self) -> int:
+        """Count the bytes of the rollout buffer."""
+        buffer = self.model.rollout_buffer
+        return common.count_bytes(vars(buffer)) + common.count_bytes(vars(buffer.sequences))

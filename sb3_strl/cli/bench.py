@@ -11,12 +11,14 @@ from typing import Any
 from sb3_strl.common.errors import StrlValueError
 
 NAME = "bench"
-_SCRIPT = Path("benchmarks") / "throughput.py"
+_SCRIPT = Path("benchmarks") / "peers.py"
 
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command, for the list of commands; :func:`run_with` runs it."""
-    commands.add_parser(NAME, help="measure iteration times (in a checkout)", add_help=False)
+    commands.add_parser(
+        NAME, help="measure iteration times beside other libraries (in a checkout)", add_help=False
+    )
 
 
 def find_script() -> Path:

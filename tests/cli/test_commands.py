@@ -266,7 +266,7 @@ def test_bench_runs_the_script_of_the_checkout(
     monkeypatch.setattr(bench.subprocess, "run", fake)
     assert main(["bench", "--envs", "8"]) == 7
     assert called[0][0] == sys.executable
-    assert called[0][1].endswith("throughput.py")
+    assert called[0][1].endswith("peers.py")
     assert called[0][2:] == ["--envs", "8"]
     monkeypatch.setattr(bench, "_SCRIPT", Path("no") / "script.py")
     assert main(["bench"]) == 1

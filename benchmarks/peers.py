@@ -1,0 +1,101 @@
+"""
+sb3_strl beside Stable-Baselines3, sb3-contrib, rsl_rl and skrl, in one run: ``strl bench``.
+
+``python benchmarks/peers.py --json runs/peers.json --markdown runs/peers.md``: perceptrons of usual
+size (``standard``) and so small that only overhead counts (``tiny``), LSTMs with long and short
+episodes (``long``, ``short``), and what a motion prior adds to our own PPO (``appo``). Times with
+collection and update apart, ratios within rounds, operators and host transfers, memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch as th
+
+from benchmarks import comparison, recurrent, throughput
+from benchmarks.tables import Row
+
+FEED_FORWARD = replace(
+    throughput.COMPARISON,
+    peers={**throughput.COMPARISON.peers, "skrl": ("benchmarks.learners.skrl_peer", "SkrlPeer")},
+)
+MOTION_PRIOR = comparison.Comparison(
+    title="What a motion prior adds to an iteration.",
+    workloads={"appo": throughput.COMPARISON.workloads["standard"]},
+    peers={
+        "sb3_strl_ppo": ("benchmarks.learners.motion_peer", "PlainPeer"),
+        "sb3_strl_appo": ("benchmarks.learners.motion_peer", "PriorPeer"),
+    },
+    envs=(1024,),
+    references={**comparison.REFERENCES, "ppo": "sb3_strl_ppo"},
+)
+COMPARISONS = (FEED_FORWARD, recurrent.COMPARISON, MOTION_PRIOR)
+EVERYTHING = comparison.Comparison(
+    title="Iteration times of sb3_strl, Stable-Baselines3, sb3-contrib, rsl_rl and skrl.",
+    workloads={name: row for part in COMPARISONS for name, row in part.workloads.items()},
+    peers={name: place for part in COMPARISONS for name, place in part.peers.items()},
+    envs=(),
+)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """
+    Read the command line.
+
+    :param arguments: without the program's name; ``None`` takes the process's own
+    :return: the options; ``envs`` is empty where every workload takes its own default
+    """
+    parser = comparison.build_parser(EVERYTHING)
+    parser.set_defaults(ops=True, memory=None)
+    options = comparison.parse_arguments(parser, arguments)
+    if options.memory is None:
+        options.memory = not options.smoke
+    return options
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """
+    Time the workloads, each with the peers that it knows.
+
+    :param options: of the command line
+    :return: one row per peer, workload and number of environments
+    :raises ValueError: if none of the peers that were named knows any of the workloads
+    """
+    rows: list[Row] = []
+    for part in COMPARISONS:
+        own = argparse.Namespace(**vars(options))
+        own.workloads = [name for name in options.workloads if name in part.workloads]
+        own.peers = options.peers and [name for name in options.peers if name in part.peers]
+        own.envs = options.envs or list(part.envs)
+        if own.workloads and (own.peers or options.peers is None):
+            rows.extend(comparison.measure(part, own))
+    if not rows:
+        raise ValueError(
+            f"benchmarks: none of the peers {options.peers} knows any of the workloads "
+            f"{options.workloads}. Expected peers of these workloads: "
+            f"{ {name: list(part.peers) for part in COMPARISONS for name in part.workloads} }."
+        )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Measure, print and write.
+
+    :param arguments: of the command line
+    """
+    options = parse_arguments(arguments)
+    if options.threads is not None:
+        th.set_num_threads(options.threads)
+    comparison.report(measure(options), options)
+
+
+if __name__ == "__main__":
+    main()
