@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -135,9 +136,12 @@ def main() -> None:
     if order["threads"] is not None:
         th.set_num_threads(order["threads"])
     warnings.simplefilter("ignore")
-    setup = Setup(**{**order["setup"], "hidden": tuple(order["setup"]["hidden"])})
+    fields: dict[str, Any] = order["setup"]
+    for name, value in fields.items():
+        if isinstance(value, list):  # JSON knows no tuples
+            fields[name] = tuple(value)
     make = vars(importlib.import_module(order["module"]))[order["attribute"]]
-    print(json.dumps(asdict(run_alone(make, setup))))
+    print(json.dumps(asdict(run_alone(make, Setup(**fields)))))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch as th
 
 from benchmarks import comparison, recurrent, throughput
+from benchmarks.learners.common import Setup
 from benchmarks.tables import Row
 
 FEED_FORWARD = replace(
@@ -54,6 +55,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """
     parser = comparison.build_parser(EVERYTHING)
     parser.set_defaults(ops=True, memory=None)
+    widths = list(Setup.discriminator)
+    text = "hidden layers of the motion prior's discriminator"
+    parser.add_argument("--discriminator", type=int, nargs="+", default=widths, help=text)
     options = comparison.parse_arguments(parser, arguments)
     if options.memory is None:
         options.memory = not options.smoke
@@ -69,7 +73,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
     :raises ValueError: if none of the peers that were named knows any of the workloads
     """
     rows: list[Row] = []
-    for part in COMPARISONS:
+    parts = (FEED_FORWARD, recurrent.COMPARISON, _with_discriminator(tuple(options.discriminator)))
+    for part in parts:
         own = argparse.Namespace(**vars(options))
         own.workloads = [name for name in options.workloads if name in part.workloads]
         own.peers = options.peers and [name for name in options.peers if name in part.peers]
@@ -83,6 +88,13 @@ def measure(options: argparse.Namespace) -> list[Row]:
             f"{ {name: list(part.peers) for part in COMPARISONS for name in part.workloads} }."
         )
     return rows
+
+
+def _with_discriminator(widths: tuple[int, ...]) -> comparison.Comparison:
+    workloads = MOTION_PRIOR.workloads.items()
+    return replace(
+        MOTION_PRIOR, workloads={name: {**row, "discriminator": widths} for name, row in workloads}
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

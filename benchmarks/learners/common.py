@@ -46,6 +46,7 @@ class Setup:
     :param seed: of the robots, the networks and the noise
     :param memory: width of an LSTM before the hidden layers of actor and critic each, 0 for none
     :param episode_length: steps until a time-out
+    :param discriminator: widths of the hidden layers of a motion prior's discriminator
     """
 
     n_envs: int
@@ -59,6 +60,7 @@ class Setup:
     seed: int = 0
     memory: int = 0
     episode_length: int = EPISODE_LENGTH
+    discriminator: tuple[int, ...] = (512, 256)
 
 
 class RobotStep(NamedTuple):

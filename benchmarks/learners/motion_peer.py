@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 
@@ -73,7 +73,7 @@ class PlainPeer(StrlPeer):
 
 class PriorPeer(PlainPeer):
     """
-    ``sb3_strl.APPO`` with its default discriminator, trained in every minibatch.
+    ``sb3_strl.APPO``, its discriminator trained on all rows of every minibatch, with penalty.
 
     :param setup: what all peers share
     """
@@ -81,7 +81,11 @@ class PriorPeer(PlainPeer):
     name = "sb3_strl_appo"
     algorithm: type[PPO] = APPO
     policy = "AmpPolicy"
-    more_policy_kwargs: ClassVar[dict[str, Any]] = {"amp_discriminator": {"task_reward_lerp": 0.5}}
+
+    def more_policy_kwargs(self, setup: common.Setup) -> dict[str, Any]:
+        """Return the discriminator's settings."""
+        widths = setup.discriminator
+        return {"amp_discriminator": {"hidden_dims": widths, "task_reward_lerp": 0.5}}
 
     def n_parameters(self) -> int:
         """Count the trainable numbers of actor, critic and action noise."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -69,7 +69,6 @@ class StrlPeer:
 
     algorithm: type[PPO] = PPO
     policy = "MlpPolicy"
-    more_policy_kwargs: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, setup: common.Setup) -> None:
         self.robots = common.Robots(setup)
@@ -77,7 +76,7 @@ class StrlPeer:
         policy_kwargs: dict[str, Any] = {
             "net_arch": {"pi": hidden, "vf": hidden},
             "activation": "elu",
-            **self.more_policy_kwargs,
+            **self.more_policy_kwargs(setup),
         }
         if setup.memory:
             policy_kwargs["rnn"] = {"type": "lstm", "hidden_size": setup.memory}
@@ -104,6 +103,11 @@ class StrlPeer:
         self.n_steps = setup.n_steps
         _, self.callback = self.model._setup_learn(2**40, None)
         self.callback.on_training_start({}, {})
+
+    def more_policy_kwargs(self, setup: common.Setup) -> dict[str, Any]:
+        """Return further settings of the networks."""
+        del setup
+        return {}
 
     def make_env(self, setup: common.Setup) -> TensorRobots:
         """Wrap the robots."""
