@@ -229,6 +229,7 @@ def run_or_report(
     script: str,
     stages: Sequence[Sequence[Run]],
     train: Callable[[Run, Place, bool], Row],
+    more: Sequence[str] = (),
 ) -> list[Row] | None:
     """
     Do what the arguments of :func:`add_arguments` ask for.
@@ -237,6 +238,7 @@ def run_or_report(
     :param script: path of the program
     :param stages: all runs
     :param train: trains one and returns its row without arm, seed and times
+    :param more: arguments of the program that the processes of the runs need, too
     :return: rows of all runs, ``None`` in the process of one run
     """
     place = Place(options.out)
@@ -248,7 +250,7 @@ def run_or_report(
         append_row(place.rows, {"arm": run.arm, "seed": run.seed, **row, **times})
         return None
     if not options.report:
-        extra = ["--smoke"] if options.smoke else []
+        extra = [*more, *(["--smoke"] if options.smoke else [])]
         run_processes(script, stages, place, options.jobs, extra)
     wanted = {(run.arm, run.seed) for stage in stages for run in stage}
     return [row for row in read_rows(place.rows) if (row["arm"], row["seed"]) in wanted]
