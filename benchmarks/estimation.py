@@ -49,7 +49,8 @@ from sb3_strl.envs.walker_task import PROPRIOCEPTION
 from sb3_strl.policies import StrlPolicy
 
 ARMS = ("without", "estimator", "oracle")
-STEPS, N_POINTS = 600_000, 10
+STEPS, N_POINTS = 350_000, 7
+ROBOTS: dict[str, Any] = {"randomized": False, "speeds": (0.4, 1.6)}
 VELOCITY = ("forward", "vertical")
 MEMORY: dict[str, Any] = {"hidden_size": 64, "critic": False}
 ESTIMATOR: dict[str, Any] = {
@@ -67,7 +68,7 @@ def make_model(run: Run) -> PPO:
 
     :param run: which
     """
-    env = make_robots(N_ENVS, run.seed, randomized=False)
+    env = make_robots(N_ENVS, run.seed, **ROBOTS)
     options = {**COMMON, "seed": run.seed}
     sees = ["policy"] if run.arm == "without" else ["policy", "velocity"]
     policy = {**POLICY, "rnn": MEMORY, "obs_groups": group_sets(sees)}
@@ -88,7 +89,7 @@ def r_squared(
     :param n_robots: number of robots, one episode each
     :param n_steps: steps of 0.02 s
     """
-    env = make_robots(n_robots, EVALUATION_SEED + 1, randomized=False)
+    env = make_robots(n_robots, EVALUATION_SEED + 1, **ROBOTS)
     obs, state = env.reset_tensor(), policy.initial_state(n_robots)
     starts, up = th.ones(n_robots, dtype=th.bool), th.ones(n_robots, dtype=th.bool)
     true, estimated = [], []
@@ -123,10 +124,10 @@ def train(run: Run, place: Place, smoke: bool) -> Row:
     steps = 2 * 24 * N_ENVS if smoke else STEPS
     size = {"n_robots": 8, "n_steps": 10} if smoke else {"n_robots": 64}
     model = make_model(run)
-    progress = Progress(steps // N_POINTS, size, randomized=False)
+    progress = Progress(steps // N_POINTS, size, **ROBOTS)
     model.learn(steps, callback=progress)
     full = size if smoke else {}
-    final = evaluate(model.policy, **full, randomized=False)
+    final = evaluate(model.policy, **full, **ROBOTS)
     row: Row = {
         "steps": steps,
         "return": float(final.returns.mean()),

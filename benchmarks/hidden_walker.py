@@ -27,42 +27,40 @@ GROUPS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 """Observation groups and their segments."""
 
-FRICTION = (0.2, 1.0)
+FRICTION = (0.25, 1.0)
 ADDED_MASS = (-15.0, 45.0)
 """Ranges of the randomised robots; the nominal one has friction 0.9 and 70 kg."""
 
-NOMINAL_FRICTION, NOMINAL_MASS = 0.9, 70.0
+NOMINAL_MASS = 70.0
+
+SPEEDS = (1.1, 1.3)
+"""Range of the command, m/s."""
 
 N_MODELS = 128
-EPISODE_LENGTH = 250
+EPISODE_LENGTH = 400
 EVALUATION_SEED = 10_000
 _ROBOT: dict[str, Any] = {
     "n_frames": 1,
     "min_height": 0.6,
     "max_pitch": 0.8,
     "action_scale": (0.7, 0.9, 0.5),
-    "rsi_prob": 0.8,
+    "rsi_prob": 1.0,
     "max_episode_length": EPISODE_LENGTH,
     "n_threads": 1,
-    "command_range": (1.1, 1.3),
-    "rewards": WalkerRewards(velocity_sigma=0.1),
+    "rewards": WalkerRewards(velocity_sigma=0.06),
 }
 
 
 def safe_speed(parameters: th.Tensor) -> th.Tensor:
     r"""
-    Return how fast a robot may go if the nominal one may go at 1 m/s.
+    Return how fast a robot may go if the nominal one may go at 1 m/s: :math:`m_0 / m`.
 
-    .. math:: \min\left(\sqrt{\mu / \mu_0}, \; m_0 / m\right)
-
-    Then it can stop within the distance :math:`v^2 / 2 \mu g`, and has no more momentum
-    :math:`m v`, than the nominal robot.
+    Then it has no more momentum than the nominal robot.
 
     :param parameters: ``(n, >= 2)``: sliding friction, added mass in kg
     :return: ``(n, 1)``
     """
-    grip = (parameters[:, :1] / NOMINAL_FRICTION).sqrt()
-    return th.min(grip, NOMINAL_MASS / (NOMINAL_MASS + parameters[:, 1:2]))
+    return NOMINAL_MASS / (NOMINAL_MASS + parameters[:, 1:2])
 
 
 class HiddenWalker(WalkerVecEnv):
@@ -73,8 +71,8 @@ class HiddenWalker(WalkerVecEnv):
     hip, ``contact``, the forces under the feet in units of the nominal weight, and ``parameters``,
     friction and added mass, which last for an episode. There are no windows of a reference.
 
-    The robot shall be as careful as the nominal one is at the commanded speed: it is paid for the
-    speed that :func:`safe_speed` makes of the command, and not told which one that is.
+    The command is a momentum, in units of the nominal robot's: it is paid for the speed that
+    :func:`safe_speed` makes of the command, and not told which one that is.
 
     :param n_envs: number of robots
     :param options: see :class:`~sb3_strl.envs.walker.WalkerVecEnv`
@@ -115,13 +113,16 @@ class HiddenWalker(WalkerVecEnv):
         }
 
 
-def make_robots(n_envs: int, seed: int, *, randomized: bool) -> HiddenWalker:
+def make_robots(
+    n_envs: int, seed: int, *, randomized: bool, speeds: tuple[float, float] = SPEEDS
+) -> HiddenWalker:
     """
-    Make robots; both kinds have noisy sensors and are pushed.
+    Make robots; both kinds have noisy sensors.
 
     :param n_envs: number of robots
     :param seed: of every random number, the pool of models included
     :param randomized: draw friction and mass, else all robots are the nominal one
+    :param speeds: range of the command, m/s
     """
     nominal = DomainRandomization.off()
     return HiddenWalker(
@@ -132,7 +133,9 @@ def make_robots(n_envs: int, seed: int, *, randomized: bool) -> HiddenWalker:
             friction=FRICTION if randomized else nominal.friction,
             added_mass=ADDED_MASS if randomized else nominal.added_mass,
             motor_strength=nominal.motor_strength,
+            push_velocity=0.0,
         ),
+        command_range=speeds,
         **_ROBOT,
     )
 
@@ -159,7 +162,7 @@ def evaluate(
     :param policy: what acts
     :param n_robots: number of robots, one episode each
     :param n_steps: steps of 0.02 s
-    :param where: ``randomized=False`` for nominal robots
+    :param where: keywords of :func:`make_robots`; without any, the robots are randomised
     """
     env = make_robots(n_robots, EVALUATION_SEED, **{"randomized": True, **where})
     obs, state = env.reset_tensor(), policy.initial_state(n_robots)

@@ -125,21 +125,19 @@ def test_groups_hold_what_their_segments_say() -> None:
     env.close()
 
 
-def test_nominal_robots_are_alike_but_sensed_and_pushed_as_the_others() -> None:
+def test_nominal_robots_are_alike_but_sense_as_badly_as_the_others() -> None:
     env, other = (make_robots(4, 0, randomized=randomized) for randomized in (False, True))
     parameters = env.reset_tensor()["parameters"]
     th.testing.assert_close(parameters, th.tensor([[0.9, 0.0]]).expand(4, 2))
     mine, theirs = env.domain_randomization, other.domain_randomization
     assert mine.noise_joint_pos == theirs.noise_joint_pos > 0.0
-    assert mine.push_velocity == theirs.push_velocity > 0.0
     env.close()
     other.close()
 
 
-def test_safe_speed_keeps_stopping_distance_and_momentum() -> None:
-    parameters = th.tensor([[0.9, 0.0], [0.225, 0.0], [0.9, 70.0], [0.225, 70.0], [1.0, -35.0]])
-    expected = [1.0, 0.5, 0.5, 0.5, (1.0 / 0.9) ** 0.5]
-    assert safe_speed(parameters)[:, 0].tolist() == pytest.approx(expected)
+def test_safe_speed_keeps_the_momentum() -> None:
+    parameters = th.tensor([[0.9, 0.0], [0.2, 70.0], [0.9, -35.0]])
+    assert safe_speed(parameters)[:, 0].tolist() == pytest.approx([1.0, 0.5, 2.0])
 
 
 def test_robot_is_paid_for_the_safe_speed_and_told_the_command_alone() -> None:
