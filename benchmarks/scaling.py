@@ -147,7 +147,7 @@ def format_rows(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    titles = ["environments", "time per sample, us", "collect", "update", "samples per second"]
+    titles = ["environments", "time per sample, µs", "collect", "update", "samples per second"]
     titles += ["peak memory, MB", "of which rollout storage, MB"]
     lines = [
         f"{format_hardware(first)}; {first['n_steps']} steps, {first['n_epochs']} epochs of "
