@@ -16,6 +16,7 @@ PY := $(VENV)/bin/python
 TESTS_ENV := $(VENV)/.tests
 DEMO_ENV := $(VENV)/.demo
 BENCH_ENV := $(VENV)/.bench
+DOCS_ENV := $(VENV)/.docs
 endif
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ONE_THREAD := OMP_NUM_THREADS=1
@@ -25,7 +26,7 @@ PATHS := sb3_strl tests $(wildcard benchmarks examples scripts)
 TYPED := sb3_strl $(foreach d,benchmarks examples scripts,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-smoke course test test-learning test-gpu check format lint type imports coverage bench build clean
+.PHONY: help install demo demo-smoke course test test-learning test-gpu check format lint type imports coverage bench docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +41,7 @@ $(VENV)/.torch: constraints.txt scripts/install_torch.sh | $(VENV)/bin/python
 	@TORCH_INDEX='$(TORCH_INDEX)' sh scripts/install_torch.sh $(PY)
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.tests $(VENV)/.bench: $(VENV)/.%: $(VENV)/.torch setup.cfg pyproject.toml
+$(VENV)/.demo $(VENV)/.tests $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(VENV)/.torch setup.cfg pyproject.toml
 	@echo "Installing sb3_strl[$*,mujoco] into $(VENV)"
 	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
 	@$(PY) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(VENV)/constraints.txt
@@ -96,11 +97,14 @@ coverage: $(TESTS_ENV) ## which lines and branches the tests reach
 bench: $(BENCH_ENV) ## iteration times beside Stable-Baselines3 and rsl_rl
 	$(PY) benchmarks/throughput.py --envs 64 1024 4096 --json runs/throughput.json
 
+docs: $(DOCS_ENV) ## the site in docs/_build/html; a warning is an error
+	$(ONE_THREAD) $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 build: $(TESTS_ENV) ## wheel and sdist, each installed alone and tried
 	rm -rf build dist
 	$(PY) -m build --outdir dist .
 	sh scripts/smoke_dist.sh $(PY) dist/*.whl dist/*.tar.gz
 
 clean: ## remove what tools and builds left (not .venv, not runs)
-	rm -rf build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache docs/_build *.egg-info
+	rm -rf build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache docs/_build docs/api/*.rst *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -120,13 +120,13 @@ class AMPDiscriminator(nn.Module):
     """
     Discriminator of an adversarial motion prior; a high logit ``d`` means expert.
 
-    ========  =========================  ==========================  ==============================
-    loss      ``L_E`` (mean over expert) ``L_pi`` (mean over policy) style reward, times the coef
-    ========  =========================  ==========================  ==============================
-    lsgan     ``(d - 1)^2``              ``(d + 1)^2``               ``max(0, 1 - (d - 1)^2 / 4)``
-    bce       ``-log sigmoid(d)``        ``-log(1 - sigmoid(d))``    ``-log(1 - sigmoid(d))``
-    wgan      ``-tanh(eta d)``           ``tanh(eta d)``             ``exp(tanh(eta d))``
-    ========  =========================  ==========================  ==============================
+    =====  ==========================  ===========================  =============================
+    loss   ``L_E`` (mean over expert)  ``L_pi`` (mean over policy)  style reward, times the coef
+    =====  ==========================  ===========================  =============================
+    lsgan  ``(d - 1)^2``               ``(d + 1)^2``                ``max(0, 1 - (d - 1)^2 / 4)``
+    bce    ``-log sigmoid(d)``         ``-log(1 - sigmoid(d))``     ``-log(1 - sigmoid(d))``
+    wgan   ``-tanh(eta d)``            ``tanh(eta d)``              ``exp(tanh(eta d))``
+    =====  ==========================  ===========================  =============================
 
     Sources: lsgan, Peng et al. 2021, https://arxiv.org/abs/2104.02180; bce, Ho and Ermon 2016,
     https://arxiv.org/abs/1606.03476; wgan with the bound that keeps the critic's scale finite, Tang
