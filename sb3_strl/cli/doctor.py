@@ -19,12 +19,13 @@ from sb3_strl.export.metadata import installed_version
 _REQUIRED = {
     "torch": (2, 8),
     "stable-baselines3": (2, 9, 2),
-    "gymnasium": (1, 0),
+    "gymnasium": (1, 1),
     "numpy": (1, 26),
 }
 _OPTIONAL = {
     "mujoco": "the embedded walker: sb3_strl[mujoco]",
     "pillow": "pictures and GIFs: sb3_strl[demo]",
+    "imageio-ffmpeg": "videos: sb3_strl[video]",
     "tensorboard": "TensorBoard logs: sb3_strl[demo]",
     "tqdm": "progress bars: sb3_strl[demo]",
     "rich": "progress bars: sb3_strl[demo]",

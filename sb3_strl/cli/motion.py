@@ -25,14 +25,23 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", metavar="action", required=True)
-    inspect = actions.add_parser("inspect", help="check clips, and draw them")
+    inspect = actions.add_parser("inspect", help="check clips, and draw them", **_help("inspect"))
     inspect.add_argument("files", nargs="+", help="files that load_motion reads")
     inspect.add_argument("--plot", metavar="PATH", help="picture, or a folder for several clips")
     inspect.set_defaults(run=run_inspect)
-    convert = actions.add_parser("convert", help="write a clip as .npz")
+    convert = actions.add_parser("convert", help="write a clip as .npz", **_help("convert"))
     convert.add_argument("file", help="a file that load_motion reads")
     convert.add_argument("--out", required=True, help="file name, .npz")
     convert.set_defaults(run=run_convert)
+
+
+def _help(action: str) -> dict[str, Any]:
+    """Return the examples of one action."""
+    mine = [line for line in _EXAMPLES.splitlines() if f" motion {action} " in line]
+    return {
+        "epilog": "\n".join(["examples:", *mine]),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
 
 
 def run_inspect(args: argparse.Namespace) -> int:

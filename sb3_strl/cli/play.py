@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sb3_strl.cli.console import progress, say
 from sb3_strl.cli.running import add_model_arguments, load, make_env
+from sb3_strl.cli.window import Image, Window, open_window
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 
 _SUFFIXES = (".gif", ".png", ".mp4")
@@ -21,20 +22,19 @@ _DEFAULT_FPS = 30
 _EXAMPLES = """\
 examples:
   strl play runs/walk/model.zip --out walk.gif
-  strl play model.zip --env Pendulum-v1 --steps 200 --out swing.mp4     (needs imageio-ffmpeg)
-  strl play runs/walk/model.zip --out walk.png                          (a strip of pictures)
+  strl play runs/walk/model.zip --window                            (live, on a screen)
+  strl play model.zip --env Pendulum-v1 --steps 200 --out swing.mp4 (needs sb3_strl[video])
+  strl play runs/walk/model.zip --out walk.png                      (a strip of pictures)
 
-needs no screen"""
-
-Image = npt.NDArray[np.uint8]
+films need no screen"""
 
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command."""
     parser = commands.add_parser(
         "play",
-        help="film a policy: GIF, video or picture",
-        description="Let a policy act and film it.",
+        help="watch a policy: window, video, GIF or picture",
+        description="Let a policy act, and show or film it.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,55 +43,84 @@ def add_parser(commands: Any) -> None:
     add("--steps", type=int, default=300, help="environment steps, default 300")
     add("--n-envs", type=int, default=1, help="environments, side by side, default 1")
     add("--stochastic", action="store_true", help="sample actions")
-    add("--out", default="play.gif", help=".gif, .mp4 or .png, default play.gif")
+    add("--window", action="store_true", help="show it live, with --out film it as well")
+    add("--out", help=".gif, .mp4 or .png, default play.gif, with --window none")
     add("--fps", type=float, help="default the environment's")
     add("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Film."""
-    out = Path(args.out)
-    _check(out, args.steps)
+    """Show or film."""
+    out = _target(args)
     policy = load(args)
     env = make_env(args, args.n_envs, render_mode="rgb_array")
     frames: list[Image] = []
-    total = 0.0
+    rewards: list[float] = []
+    window: Window | None = None
     try:
         fps = args.fps or float(env.metadata.get("render_fps") or _DEFAULT_FPS)
-        obs: Any = env.reset()
-        starts = np.ones(args.n_envs, dtype=bool)
-        state: Any = None
+        window = open_window(fps) if args.window else None
         with progress(args.steps, "steps", args.quiet) as advance:
-            for _ in range(args.steps):
-                frames.append(_frame(env.get_images()))
-                actions, state = policy.predict(
-                    obs, state, starts, deterministic=not args.stochastic
-                )
-                obs, rewards, starts, _infos = env.step(np.asarray(actions))
-                total += float(rewards.mean())
+            for frame, reward in _act(env, policy, args):
+                rewards.append(reward)
+                if out is not None:
+                    frames.append(frame)
                 advance(1)
+                if window is not None and not window.show(frame):
+                    break
     finally:
+        if window is not None:
+            window.close()
         env.close()
+    told = f"{len(rewards)} steps, reward per step {np.mean(rewards):.3f}"
+    if out is None:
+        say(f"Shown: {told}")
+        return 0
     out.parent.mkdir(parents=True, exist_ok=True)
     write_film(frames, out, fps)
-    say(f"Wrote {out}: {len(frames)} steps, reward per step {total / len(frames):.3f}")
+    say(f"Wrote {out}: {told}")
     return 0
 
 
-def _check(out: Path, steps: int) -> None:
-    if out.suffix.lower() not in _SUFFIXES:
+def _act(env: Any, policy: Any, args: argparse.Namespace) -> Iterator[tuple[Image, float]]:
+    """Yield the picture before every step, and its mean reward."""
+    obs: Any = env.reset()
+    starts = np.ones(args.n_envs, dtype=bool)
+    state: Any = None
+    for _ in range(args.steps):
+        frame = _frame(env.get_images())
+        actions, state = policy.predict(obs, state, starts, deterministic=not args.stochastic)
+        obs, rewards, starts, _infos = env.step(np.asarray(actions))
+        yield frame, float(rewards.mean())
+
+
+def _target(args: argparse.Namespace) -> Path | None:
+    """Return the file to write, ``None`` for a window alone; check it before anything is loaded."""
+    if args.steps < 1:
+        raise StrlValueError(f"strl play: --steps is {args.steps}. Expected at least 1.")
+    if args.fps is not None and args.fps <= 0:
+        raise StrlValueError(f"strl play: --fps is {args.fps:g}. Expected more than 0.")
+    if args.out is None and args.window:
+        return None
+    out = Path(args.out or "play.gif")
+    _check(out)
+    return out
+
+
+def _check(out: Path) -> None:
+    suffix = out.suffix.lower()
+    if suffix not in _SUFFIXES:
         raise StrlValueError(
             f"strl play: --out is {out}. Expected a name that ends in {_SUFFIXES}."
         )
-    if steps < 1:
-        raise StrlValueError(f"strl play: --steps is {steps}. Expected at least 1.")
-    needed = "imageio_ffmpeg" if out.suffix.lower() == ".mp4" else "PIL"
-    if find_spec(needed) is None:
-        package = "imageio[ffmpeg]" if needed == "imageio_ffmpeg" else "pillow"
+    needed = ("imageio_ffmpeg", "cv2") if suffix == ".mp4" else ("PIL",)
+    if all(find_spec(name) is None for name in needed):
+        others = "pip install 'imageio[ffmpeg]'" if suffix == ".mp4" else "pip install pillow"
         raise StrlTypeError(
-            f"strl play: {out.suffix} files need {needed}, which is not installed. Install it with "
-            f"pip install '{package}', or write another kind of file: {_SUFFIXES}."
+            f"strl play: {suffix} files need {' or '.join(needed)}, which is not installed. "
+            f"Install it with pip install 'sb3_strl[video]' (or {others}), or write another kind "
+            f"of file: {_SUFFIXES}."
         )
 
 
@@ -115,13 +144,9 @@ def write_film(frames: list[Image], path: Path, fps: float) -> None:
     """
     suffix = path.suffix.lower()
     if suffix == ".mp4":
-        ffmpeg: Any = import_module("imageio_ffmpeg")
+        write = _write_ffmpeg if find_spec("imageio_ffmpeg") is not None else _write_cv
         height, width = (2 * (size // 2) for size in frames[0].shape[:2])
-        writer = ffmpeg.write_frames(str(path), (width, height), fps=fps)
-        writer.send(None)
-        for frame in frames:
-            writer.send(np.ascontiguousarray(frame[:height, :width]).tobytes())
-        writer.close()
+        write([np.ascontiguousarray(frame[:height, :width]) for frame in frames], path, fps)
         return
     from PIL import Image as Pillow
 
@@ -135,3 +160,22 @@ def write_film(frames: list[Image], path: Path, fps: float) -> None:
     pictures = [Pillow.fromarray(frame).quantize(64) for frame in frames[::each]]
     duration = 10 * max(2, round(100.0 * each / fps))
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+
+
+def _write_ffmpeg(frames: list[Image], path: Path, fps: float) -> None:
+    ffmpeg: Any = import_module("imageio_ffmpeg")
+    height, width = frames[0].shape[:2]
+    writer = ffmpeg.write_frames(str(path), (width, height), fps=fps, macro_block_size=2)
+    writer.send(None)
+    for frame in frames:
+        writer.send(frame.tobytes())
+    writer.close()
+
+
+def _write_cv(frames: list[Image], path: Path, fps: float) -> None:
+    cv2: Any = import_module("cv2")
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from sb3_strl.cli.console import say
+from sb3_strl.cli.console import has_progress_bar, say
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
 
 NAME = "zoo"
@@ -33,6 +33,8 @@ examples:
   strl zoo train --algo strl_ppo --env CartPole-v1
   strl zoo train --algo appo --env sb3_strl/Walker-v0 --device cuda --eval-freq -1
   strl zoo train --algo strl_ppo --env Pendulum-v1 -optimize --n-trials 100 --sampler tpe
+  strl zoo train --algo strl_ppo --env mjlab/Mjlab-Cartpole-Balance --eval-freq -1
+  strl zoo train --algo tppo --env sb3_strl/PendulumHidden-v1      (after strl_ppo, its teacher)
   strl zoo enjoy --algo strl_ppo --env CartPole-v1 -f logs --no-render
 
 Hyperparameters come from zoo_configs/ALGO.yml; --conf-file names another file."""
@@ -71,7 +73,7 @@ def run_with(arguments: Sequence[str]) -> int:
 
     register(arguments)
     before = sys.argv
-    sys.argv = [f"strl zoo {script}", *arguments[1:]]
+    sys.argv = [f"strl zoo {script}", *arguments[1:], *_bar(script, arguments)]
     try:
         _run(script)
     except SystemExit as stop:
@@ -79,6 +81,13 @@ def run_with(arguments: Sequence[str]) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def _bar(script: str, arguments: Sequence[str]) -> list[str]:
+    """Ask the zoo for its progress bar, where somebody looks; a search shows one line per trial."""
+    quiet = {"-P", "--progress", "-h", "--help", "-optimize", "--optimize-hyperparameters"}
+    wanted = script == "train" and has_progress_bar() and sys.stderr.isatty()
+    return ["--progress"] if wanted and not quiet & set(arguments) else []
 
 
 def _run(script: str) -> None:
