@@ -22,11 +22,18 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ONE_THREAD := OMP_NUM_THREADS=1
 # Two processes of one thread each beat one process of two: the tensors in tests are tiny.
 PYTEST := $(ONE_THREAD) $(PY) -m pytest
+# On Linux the oldest torch of a plain index is a build with CUDA, gigabytes; TORCH_INDEX says where another one is.
+LOWEST_VENV ?= .venv/lowest
+LOWEST_EXTRAS ?= mujoco demo video zoo export
+LOWEST_TESTS ?= tests/common tests/buffers tests/data tests/envs tests/policies tests/objectives tests/algorithms tests/callbacks tests/cli tests/export
+LOWEST_FROM = $(if $(TORCH_INDEX),$(if $(findstring ://,$(TORCH_INDEX)),--extra-index-url,--find-links) '$(TORCH_INDEX)')
+COMMA := ,
+SPACE := $(subst ,, )
 PATHS := sb3_strl tests $(wildcard benchmarks examples scripts)
 TYPED := sb3_strl $(foreach d,benchmarks examples scripts,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-smoke course test test-learning test-gpu check format lint type imports coverage bench docs build clean
+.PHONY: help install demo demo-smoke course test test-learning test-gpu test-lowest check format lint type imports coverage bench docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +75,13 @@ test-learning: $(TESTS_ENV) ## tests that train until something is learnt
 
 test-gpu: $(TESTS_ENV) ## tests that need an accelerator
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
+
+test-lowest: ## the tests with the lowest versions that setup.cfg allows, in an environment of their own
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(PYTHON) scripts/lowest.py $(LOWEST_EXTRAS) > $(LOWEST_VENV)/lowest.txt
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST_FROM) -c $(LOWEST_VENV)/lowest.txt \
+	  pytest pytest-xdist hypothesis -e '.[$(subst $(SPACE),$(COMMA),$(strip $(LOWEST_EXTRAS)))]'
+	$(ONE_THREAD) $(LOWEST_VENV)/bin/python -m pytest -n $(WORKERS) $(LOWEST_TESTS) $(PYTEST_ARGS)
 
 check: $(TESTS_ENV) ## format, lint, types, import layers (what CI asks before the tests)
 	@$(MAKE) --no-print-directory --keep-going .check-format lint type imports
