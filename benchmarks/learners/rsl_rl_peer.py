@@ -159,5 +159,4 @@ class RslRlPeer:
 
     def storage_bytes(self) -> int:
         """Count the bytes of the rollout storage."""
-        storage = self.runner.alg.storage
-        return common.count_bytes([vars(storage), list(storage.observations.values())])
+        return common.count_bytes(vars(self.runner.alg.storage))
