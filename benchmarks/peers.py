@@ -25,7 +25,12 @@ from benchmarks.tables import Row
 
 FEED_FORWARD = replace(
     throughput.COMPARISON,
-    peers={**throughput.COMPARISON.peers, "skrl": ("benchmarks.learners.skrl_peer", "SkrlPeer")},
+    peers={
+        **throughput.COMPARISON.peers,
+        "skrl": ("benchmarks.learners.skrl_peer", "SkrlPeer"),
+        "sb3_strl_eager": ("benchmarks.learners.strl_peer", "EagerPeer"),
+        "sb3_strl": ("benchmarks.learners.strl_peer", "CompiledPeer"),
+    },
 )
 MOTION_PRIOR = comparison.Comparison(
     title="What a motion prior adds to an iteration.",

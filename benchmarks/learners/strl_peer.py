@@ -69,6 +69,7 @@ class StrlPeer:
 
     algorithm: type[PPO] = PPO
     policy = "MlpPolicy"
+    compile = False
 
     def __init__(self, setup: common.Setup) -> None:
         self.robots = common.Robots(setup)
@@ -97,6 +98,7 @@ class StrlPeer:
             schedule="adaptive" if setup.adaptive_kl else "fixed",
             desired_kl=common.DESIRED_KL,
             policy_kwargs=policy_kwargs,
+            compile=self.compile,
             seed=setup.seed,
             device=setup.device,
         )
@@ -134,3 +136,15 @@ class StrlPeer:
         """Count the bytes of the rollout buffer."""
         buffer = self.model.rollout_buffer
         return common.count_bytes(vars(buffer)) + common.count_bytes(vars(buffer.sequences))
+
+
+class CompiledPeer(StrlPeer):
+    """The same with ``compile=True``, as we recommend for feed-forward policies."""
+
+    compile = True
+
+
+class EagerPeer(StrlPeer):
+    """The same under another name, beside the compiled one."""
+
+    name = "sb3_strl_eager"
