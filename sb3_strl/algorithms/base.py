@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapp
 from typing_extensions import Self
 
 from sb3_strl.algorithms.guard import check_rollout
+from sb3_strl.algorithms.memory_use import describe_memory, gpu_memory_mb
 from sb3_strl.algorithms.parallel import agree, join, shared_fate
 from sb3_strl.algorithms.rollout import normalize_advantages
 from sb3_strl.algorithms.saving import SavedAlgorithm
@@ -205,6 +206,8 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
                 self.episode_stats.load_state_dict(point.episode_stats)
                 for objective in self.objectives:
                     objective.load_rollout_state(point.objectives.get(objective.name))
+        if self.verbose >= 1 and reset_num_timesteps:
+            self.logger.info(describe_memory(self))
         return result
 
     def _restore_env(self, point: ResumePoint) -> bool:
@@ -267,6 +270,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
                 if going and is_monitored:
                     self._update_info_buffer(infos, dones)
             if going:
+                rollout_buffer.storage.settle()
                 check_rollout(self, obs_tensor)
         if not agree(self, going):
             return False
@@ -294,6 +298,9 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
                 normalize_advantages(buffer)
         for key, value in collector.log_means().items():
             self.logger.record(key, value)
+        megabytes = gpu_memory_mb(self.device)
+        if megabytes is not None:
+            self.logger.record("perf/gpu_memory_mb", megabytes)
 
     # ------------------------------------------------------------------ for subclasses
 

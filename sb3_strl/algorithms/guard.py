@@ -34,7 +34,8 @@ def check_rollout(algorithm: TensorOnPolicyAlgorithm, last_obs: TensorDict) -> N
     stored += [value for value in last_obs.values() if value.is_floating_point()]
     if algorithm.collector.has_final_obs:
         stored += algorithm.collector.final_obs.values()
-    total = th.stack([value.sum(dtype=th.float32) for value in stored]).sum()
+    sums = [value.sum(dtype=th.float32).to(algorithm.device) for value in stored]
+    total = th.stack(sums).sum()
     if bool(total.isfinite()):
         return
     fields = _fields(algorithm, last_obs)

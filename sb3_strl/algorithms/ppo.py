@@ -90,6 +90,8 @@ class PPO(TensorOnPolicyAlgorithm):
     :param autocast: hidden layers of encoders and trunks compute in bfloat16 in rollouts and
         updates, see :meth:`~sb3_strl.policies.StrlPolicy.use_bfloat16`. The ratio on the first
         minibatch is then within 0.02 of 1 instead of 1e-5
+    :param storage_device: where the rollout's observations live, e.g. ``"cpu"`` for images that do
+        not fit on the GPU; default ``device``. Minibatches are gathered there and moved
     :param rollout_buffer_class: default :class:`~sb3_strl.buffers.RolloutBuffer`
     :param rollout_buffer_kwargs: its extra arguments
     :param stats_window_size: episodes to average in the logs
@@ -134,6 +136,7 @@ class PPO(TensorOnPolicyAlgorithm):
         rnd_kwargs: Mapping[str, Any] | None = None,
         compile: bool | str = False,  # noqa: A002 (torch.compile's name)
         autocast: bool = False,
+        storage_device: str | th.device | None = None,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -185,6 +188,7 @@ class PPO(TensorOnPolicyAlgorithm):
         self.rnd_kwargs = rnd_kwargs
         self.compile = compile
         self.autocast = autocast
+        self.storage_device = storage_device
         self.using_ppo = True
         self.env_obs_segments: Mapping[str, Any] | None = None
         self.n_iterations = 0
@@ -291,9 +295,11 @@ class PPO(TensorOnPolicyAlgorithm):
                 "sample_dist": self.schedule == "adaptive",
                 "extra_fields": extra,
                 "sequence_length": self.sequence_length,
+                **({} if self.storage_device is None else {"storage_device": self.storage_device}),
                 **self.rollout_buffer_kwargs,
             },
         )
+        self.rollout_buffer.sequences.allocate(self.policy.initial_state(self.n_envs))
 
     @property
     def current_lr(self) -> float:
@@ -345,7 +351,7 @@ class PPO(TensorOnPolicyAlgorithm):
             self._n_updates += 1
             if not completed:
                 break
-        self.policy.update_normalizers(buffer.obs())
+        self.policy.update_normalizers(buffer.obs_here(self.policy.statistics_groups))
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self.n_iterations += 1

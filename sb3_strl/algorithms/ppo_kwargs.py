@@ -40,6 +40,7 @@ class PPOKwargs(TypedDict, total=False):
     rnd_kwargs: Mapping[str, Any] | None
     compile: bool | str
     autocast: bool
+    storage_device: str | th.device | None
     rollout_buffer_class: type[RolloutBuffer] | None
     rollout_buffer_kwargs: dict[str, Any] | None
     stats_window_size: int

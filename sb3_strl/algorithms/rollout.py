@@ -14,6 +14,7 @@ from sb3_strl.algorithms.sequence_values import Tail, add_tail_values, value_seq
 from sb3_strl.buffers.presets import ON_POLICY, mask_field
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.compilation import Compiled
+from sb3_strl.common.devices import move_groups
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.memory_state import PolicyState
@@ -178,12 +179,11 @@ class RolloutCollector:
     def _store_final(self, final_obs: TensorDict) -> None:
         buffer = self.buffer
         if not self.final_obs:
-            shape = (buffer.buffer_size, buffer.n_envs)
             for group in self.policy.critic_reader.groups:
                 value = final_obs[group]
-                self.final_obs[group] = value.new_zeros((*shape, *value.shape[1:]))
+                self.final_obs[group] = buffer.storage.zeros(value.shape[1:], value.dtype)
         for group, storage in self.final_obs.items():
-            storage[buffer.pos - 1].copy_(final_obs[group])
+            storage[buffer.pos - 1].copy_(final_obs[group], non_blocking=True)
 
     @property
     def has_final_obs(self) -> bool:
@@ -254,7 +254,9 @@ class RolloutCollector:
         rows = _CHUNK_ROWS.get(self.device.type, _DEFAULT_CHUNK_ROWS)
         total = shape.numel()
         parts = [
-            function({group: value[start : start + rows] for group, value in flat.items()})
+            function(
+                move_groups({g: v[start : start + rows] for g, v in flat.items()}, self.device)
+            )
             for start in range(0, total, rows)
         ]
         return (parts[0] if len(parts) == 1 else th.cat(parts)).view(shape)
@@ -299,7 +301,8 @@ class RolloutCollector:
             return
         rows = cut.flatten().nonzero().squeeze(-1)  # the one place that asks how many
         if rows.numel():
-            final = {g: v.flatten(0, 1).index_select(0, rows) for g, v in self.final_obs.items()}
+            there = rows.to(self.buffer.storage_device)
+            final = {g: v.flatten(0, 1).index_select(0, there) for g, v in self.final_obs.items()}
             bonus = self._in_chunks(self.policy.values, final, 1).mul_(gamma)
             self.buffer["rewards"].view(-1).index_add_(0, rows, bonus)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
+from sb3_strl.common.devices import fetch_rows
 from sb3_strl.common.memory_state import MemoryState, PolicyState, map_state
 from sb3_strl.common.types import TensorDict
 from sb3_strl.policies.actor_critic import StrlPolicy
@@ -48,7 +49,7 @@ def value_sequences(
         sampler.store(chunk * sampler.length, PolicyState(critic=state))
         plan = episodes.plan(np.arange(buffer.n_envs) * sampler.n_chunks + chunk)
         before = sampler.states_before(plan, starts).critic
-        rows = {group: value.index_select(0, plan.rows) for group, value in obs.items()}
+        rows = {group: fetch_rows(value, plan.rows, values.device) for group, value in obs.items()}
         result, after = policy.critic_pass(rows, before, plan.batch_sizes)
         assert after is not None
         values.index_copy_(0, plan.rows, result)
@@ -79,7 +80,7 @@ def add_tail_values(
         if not chosen.numel():
             continue
         rows = tail.rows.index_select(0, chosen)
-        obs = {group: value.index_select(0, rows) for group, value in flat.items()}
+        obs = {group: fetch_rows(value, rows, rewards.device) for group, value in flat.items()}
         values, _ = policy.critic_pass(obs, _pick(tail.state, chosen))
         rewards.index_add_(0, rows, values.mul(gamma))
 

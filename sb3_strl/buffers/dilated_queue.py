@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch as th
 
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
+from sb3_strl.common.devices import n_bytes
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.types import TensorDict
 
@@ -69,6 +70,11 @@ class DilatedQueue:
     def latest(self, n: int) -> TensorDict:
         """Return the last ``n`` steps, the newest rollout included, ``(n, N, ...)``."""
         return {name: value[self.capacity - n :] for name, value in self._fields.items()}
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of what is held, in bytes; 0 before the first rollout."""
+        return n_bytes(self._fields.values())
 
     def state_dict(self) -> dict[str, th.Tensor]:
         """Return the contents, copies."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import torch as th
 
+from sb3_strl.common.devices import n_bytes
 from sb3_strl.common.errors import StrlKeyError, StrlValueError
 
 
@@ -55,6 +56,11 @@ class FeatureReplay:
     def device(self) -> th.device:
         """Where the rows live."""
         return self._rows.device
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all rows in bytes."""
+        return n_bytes([self._rows])
 
     @property
     def count(self) -> th.Tensor:

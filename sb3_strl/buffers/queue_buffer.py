@@ -9,6 +9,7 @@ import torch as th
 
 from sb3_strl.buffers.dilated_queue import DilatedQueue
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
+from sb3_strl.common.devices import fetch_rows
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.types import TensorDict
 
@@ -81,4 +82,4 @@ class QueueRolloutBuffer(RolloutBuffer):
         total = (self.n_old + self.buffer_size) * self.n_envs
         order = th.randperm(total, generator=generator, device=self.device)
         for rows in order.split(batch_size or total):
-            yield {name: value.index_select(0, rows) for name, value in flat.items()}
+            yield {name: fetch_rows(value, rows, self.device) for name, value in flat.items()}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, DictRolloutBuffer
 from stable_baselines3.common.preprocessing import get_action_dim
 
+from sb3_strl.buffers.fields import DIST, OBS, FieldSpec, FieldStorage, group_field
 from sb3_strl.buffers.sequence_sampler import SequenceSampler
+from sb3_strl.common.devices import move_groups, n_bytes
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError, suggest
 from sb3_strl.common.returns import gae
 from sb3_strl.common.segments import group_spaces
@@ -20,23 +20,7 @@ from sb3_strl.common.sequences import Sequences
 from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
 
-OBS = "obs/"
-DIST = "dist/"
-
-
-@dataclass(frozen=True)
-class FieldSpec:
-    """
-    One named field.
-
-    :param shape: shape per step and environment
-    :param dtype: dtype of the stored tensor
-    :param sampled: whether minibatches carry it
-    """
-
-    shape: tuple[int, ...] = ()
-    dtype: th.dtype = th.float32
-    sampled: bool = True
+__all__ = ["DIST", "OBS", "FieldSpec", "RolloutBatch", "RolloutBuffer", "group_field"]
 
 
 class RolloutBatch(NamedTuple):
@@ -65,33 +49,16 @@ class RolloutBatch(NamedTuple):
     sequences: Sequences | None = None
 
 
-def _torch_dtype(space: spaces.Space[Any]) -> th.dtype:
-    """Storage dtype of an observation group: bytes stay bytes, integers int64, the rest float32."""
-    kind = np.dtype(space.dtype)
-    if kind == np.uint8 and isinstance(space, spaces.Box):
-        return th.uint8
-    if kind.kind in "iu" and not isinstance(space, spaces.MultiBinary):
-        return th.int64
-    return th.float32
-
-
-def group_field(space: spaces.Space[Any]) -> FieldSpec:
-    """Return the field that stores observations of a group."""
-    return FieldSpec(tuple(space.shape or ()), _torch_dtype(space))
-
-
 class RolloutBuffer(DictRolloutBuffer):
     """
     Storage of ``n_steps`` steps of ``n_envs`` environments.
 
-    All sampled vectors of a transition lie side by side in one row of a slab, and all sampled
-    scalars in another, so that drawing a minibatch takes two gathers. Nothing is copied to the host
-    and no sample is dropped.
+    Nothing is copied to the host, unless observations are to live there, and no sample is dropped.
 
     :param buffer_size: number of steps T
     :param observation_space: a Dict of groups or a single space (group ``"policy"``)
     :param action_space: space of the actions
-    :param device: where the tensors live
+    :param device: where the tensors live, and minibatches
     :param gae_lambda: bias-variance trade-off of the advantages
     :param gamma: discount
     :param n_envs: number of environments N
@@ -101,6 +68,8 @@ class RolloutBuffer(DictRolloutBuffer):
     :param extra_fields: fields of the objectives by name
     :param sequence_length: steps after which sequences for a memory are cut, ``None`` for the whole
         rollout
+    :param storage_device: where observations live, default ``device``; minibatches are gathered
+        there and moved
     :raises StrlKeyError: if a group does not exist
     """
 
@@ -118,6 +87,7 @@ class RolloutBuffer(DictRolloutBuffer):
         sample_dist: bool = True,
         extra_fields: Mapping[str, FieldSpec] | None = None,
         sequence_length: int | None = None,
+        storage_device: th.device | str | None = None,
     ) -> None:
         # DictRolloutBuffer's own constructor would allocate NumPy arrays.
         BaseBuffer.__init__(
@@ -139,14 +109,11 @@ class RolloutBuffer(DictRolloutBuffer):
             for key, shape in (dist_shapes or {}).items()
         }
         self.fields = self._declare(available, dist, extra_fields or {})
-        self._slabs: dict[th.dtype, th.Tensor] = {}
-        self._views: TensorDict = {}
-        self._columns: dict[str, tuple[th.dtype, int, int]] = {}
-        self._scalars: dict[th.dtype, th.Tensor] = {}
-        self._scalar_rows: dict[str, tuple[th.dtype, int]] = {}
-        self._allocate()
-        # One view per step and field, made once instead of at every step.
-        self._rows = {name: view.unbind(0) for name, view in self._views.items()}
+        self.storage_device = th.device(self.device if storage_device is None else storage_device)
+        self.storage = FieldStorage(
+            self.fields, buffer_size, n_envs, self.device, self.storage_device
+        )
+        self._views = self.storage.views
         self._split_names()
         self.sequences = SequenceSampler(buffer_size, n_envs, sequence_length)
         self.reset()
@@ -182,34 +149,6 @@ class RolloutBuffer(DictRolloutBuffer):
             fields[name] = spec
         return fields
 
-    def _allocate(self) -> None:
-        """Lay sampled vectors of one dtype side by side, and sampled scalars one after another."""
-        widths: dict[th.dtype, int] = {}
-        scalars: dict[th.dtype, list[str]] = {}
-        for name, spec in self.fields.items():
-            if not spec.sampled:
-                self._views[name] = self._zeros(spec.dtype, *spec.shape)
-            elif spec.shape:
-                start = widths.get(spec.dtype, 0)
-                widths[spec.dtype] = start + int(np.prod(spec.shape, dtype=np.int64))
-                self._columns[name] = (spec.dtype, start, widths[spec.dtype])
-            else:
-                scalars.setdefault(spec.dtype, []).append(name)
-        for dtype, width in widths.items():
-            self._slabs[dtype] = self._zeros(dtype, width)
-        for name, (dtype, start, stop) in self._columns.items():
-            columns, shape = self._slabs[dtype][..., start:stop], self.fields[name].shape
-            self._views[name] = columns if len(shape) == 1 else columns.unflatten(-1, shape)
-        for dtype, names in scalars.items():
-            size = (len(names), self.buffer_size, self.n_envs)
-            self._scalars[dtype] = th.zeros(size, dtype=dtype, device=self.device)
-            for row, name in enumerate(names):
-                self._scalar_rows[name] = (dtype, row)
-                self._views[name] = self._scalars[dtype][row]
-
-    def _zeros(self, dtype: th.dtype, *shape: int) -> th.Tensor:
-        return th.zeros((self.buffer_size, self.n_envs, *shape), dtype=dtype, device=self.device)
-
     def _split_names(self) -> None:
         known = {"actions", "values", "log_probs", "advantages", "returns"}
         sampled = [name for name, spec in self.fields.items() if spec.sampled]
@@ -236,8 +175,12 @@ class RolloutBuffer(DictRolloutBuffer):
         return self._views[name]
 
     def obs(self) -> TensorDict:
-        """Return all observation groups, ``(n_steps, n_envs, *group_shape)`` each."""
+        """Return all observation groups where they live, ``(n_steps, n_envs, *shape)`` each."""
         return {group: self._views[name] for group, name in self._obs_names.items()}
+
+    def obs_here(self, groups: Iterable[str]) -> TensorDict:
+        """Return some observation groups on the buffer's device."""
+        return move_groups(self.obs(), self.device, groups)
 
     def dist(self) -> TensorDict:
         """Return the stored distribution parameters, ``(n_steps, n_envs, ...)`` each."""
@@ -249,14 +192,21 @@ class RolloutBuffer(DictRolloutBuffer):
         return self._views["terminated"] | self._views["truncated"]
 
     def describe(self) -> str:
-        """Return a table of the fields: name, shape, dtype and megabytes."""
+        """Return a table of fields and hidden states: name, shape, dtype and megabytes."""
         rows = []
         for name, view in self._views.items():
             size = view.numel() * view.element_size() / 1e6
             rows.append(
                 (name, tuple(view.shape), str(view.dtype).removeprefix("torch."), f"{size:.2f}")
             )
-        return format_table("buffer fields", ("field", "shape", "dtype", "MB"), rows)
+        for name, leaf in self.sequences.tensors().items():
+            size = n_bytes([leaf]) / 1e6
+            kind = str(leaf.dtype).removeprefix("torch.")
+            rows.append((name, tuple(leaf.shape), kind, f"{size:.2f}"))
+        title = "buffer fields"
+        if self.storage.is_split:
+            title += f", observations on {self.storage_device}"
+        return format_table(title, ("field", "shape", "dtype", "MB"), rows)
 
     # ------------------------------------------------------------------ filling
 
@@ -286,9 +236,9 @@ class RolloutBuffer(DictRolloutBuffer):
             raise StrlValueError(
                 f"RolloutBuffer: it holds {self.buffer_size} steps and is full. Call reset() first."
             )
-        rows, step = self._rows, self.pos
+        rows, step = self.storage.rows, self.pos
         for group, name in self._obs_names.items():
-            rows[name][step].copy_(obs[group])
+            self.storage.write(name, step, obs[group])
         rows["actions"][step].copy_(actions)
         for key, name in self._dist_names.items():
             if params[key].ndim == rows[name][step].ndim:
@@ -299,9 +249,9 @@ class RolloutBuffer(DictRolloutBuffer):
     def add_outcome(self, rewards: th.Tensor, terminated: th.Tensor, truncated: th.Tensor) -> None:
         """Store what followed the last decision, ``(n_envs,)`` each."""
         step = self.pos - 1
-        self._rows["rewards"][step].copy_(rewards)
-        self._rows["terminated"][step].copy_(terminated)
-        self._rows["truncated"][step].copy_(truncated)
+        self.storage.rows["rewards"][step].copy_(rewards)
+        self.storage.rows["terminated"][step].copy_(terminated)
+        self.storage.rows["truncated"][step].copy_(truncated)
         self.full = self.pos == self.buffer_size
 
     def add_successor(
@@ -321,12 +271,12 @@ class RolloutBuffer(DictRolloutBuffer):
 
         :raises StrlKeyError: if there is no such field
         """
-        if name not in self._rows:
+        if name not in self._views:
             raise StrlKeyError(
-                f"RolloutBuffer: there is no field '{name}'.{suggest(name, self._rows)} Fields: "
-                f"{sorted(self._rows)}."
+                f"RolloutBuffer: there is no field '{name}'.{suggest(name, self._views)} Fields: "
+                f"{sorted(self._views)}."
             )
-        self._rows[name][self.pos - 1].copy_(value)
+        self.storage.write(name, self.pos - 1, value)
 
     def compute_returns_and_advantage(  # type: ignore[override]
         self, last_values: th.Tensor, dones: th.Tensor | None = None
@@ -378,8 +328,9 @@ class RolloutBuffer(DictRolloutBuffer):
         if size <= 0:
             raise StrlValueError(f"RolloutBuffer: batch_size is {size}. It must be positive.")
         order = th.randperm(total, generator=generator, device=self.device)
-        for rows in order.split(size):
-            yield self._gather(rows)
+        stored = order.to(self.storage_device)  # once, not for every minibatch
+        for rows, rows_stored in zip(order.split(size), stored.split(size), strict=True):
+            yield self._gather(rows, rows_stored)
 
     def get_sequences(
         self, n_minibatches: int, generator: th.Generator | None = None
@@ -394,7 +345,7 @@ class RolloutBuffer(DictRolloutBuffer):
         self._require_full()
         starts = self._views["episode_starts"]
         for rows, sequences in self.sequences.epoch(n_minibatches, starts, generator):
-            yield self._gather(rows, sequences)
+            yield self._gather(rows, rows.to(self.storage_device), sequences)
 
     def _require_full(self) -> None:
         if not self.full:
@@ -403,31 +354,10 @@ class RolloutBuffer(DictRolloutBuffer):
                 "whole rollout before training on it."
             )
 
-    def _gather(self, rows: th.Tensor, sequences: Sequences | None = None) -> RolloutBatch:
-        total = self.buffer_size * self.n_envs
-        return self._batch(
-            {key: slab.view(total, -1).index_select(0, rows) for key, slab in self._slabs.items()},
-            {
-                key: slab.view(-1, total).index_select(1, rows)
-                for key, slab in self._scalars.items()
-            },
-            sequences,
-        )
-
-    def _batch(
-        self,
-        slabs: dict[th.dtype, th.Tensor],
-        scalars: dict[th.dtype, th.Tensor],
-        sequences: Sequences | None,
+    def _gather(
+        self, rows: th.Tensor, rows_stored: th.Tensor, sequences: Sequences | None = None
     ) -> RolloutBatch:
-        def part(name: str) -> th.Tensor:
-            if name in self._scalar_rows:
-                dtype, row = self._scalar_rows[name]
-                return scalars[dtype][row]
-            dtype, start, stop = self._columns[name]
-            columns, shape = slabs[dtype][:, start:stop], self.fields[name].shape
-            return columns if len(shape) == 1 else columns.unflatten(-1, shape)
-
+        part = self.storage.gather(rows, rows_stored)
         return RolloutBatch(
             observations={group: part(name) for group, name in self._obs_names.items()},
             actions=part("actions"),
@@ -436,7 +366,9 @@ class RolloutBuffer(DictRolloutBuffer):
             advantages=part("advantages"),
             returns=part("returns"),
             dist={
-                key: part(name) for key, name in self._dist_names.items() if name in self._columns
+                key: part(name)
+                for key, name in self._dist_names.items()
+                if self.storage.carries(name)
             },
             extras={name: part(name) for name in self._extra_names},
             sequences=sequences,
@@ -444,6 +376,4 @@ class RolloutBuffer(DictRolloutBuffer):
 
     def float_storage(self) -> list[th.Tensor]:
         """Return the tensors behind all floating-point fields."""
-        stored = [*self._slabs.values(), *self._scalars.values()]
-        stored += [self._views[name] for name, spec in self.fields.items() if not spec.sampled]
-        return [value for value in stored if value.is_floating_point()]
+        return [value for value in self.storage.tensors() if value.is_floating_point()]

@@ -48,6 +48,22 @@ class SequenceSampler:
         """Start a new rollout."""
         self._map = None
 
+    def allocate(self, state: PolicyState) -> None:
+        """Make room for states ``(L, N, H)`` each; those of parts that are ``None`` take none."""
+        for name, part in state._asdict().items():
+            if part is not None and name not in self._states:
+                self._states[name] = map_state(
+                    lambda leaf: leaf.new_zeros((self.n_chunks, *leaf.shape)), part
+                )
+
+    def tensors(self) -> dict[str, th.Tensor]:
+        """Return what is stored, ``(n_chunks, L, N, H)`` each, by ``state/<memory>``."""
+        return {
+            f"state/{name}" + (f"/{kind}" if len(leaves(part)) > 1 else ""): leaf
+            for name, part in self._states.items()
+            for kind, leaf in zip(("hidden", "cell"), leaves(part), strict=False)
+        }
+
     def store(self, step: int, state: PolicyState) -> None:
         """
         Keep the hidden states before a step, if a chunk begins there.
@@ -58,13 +74,10 @@ class SequenceSampler:
         chunk, rest = divmod(step, self.length)
         if rest:
             return
+        self.allocate(state)
         for name, part in state._asdict().items():
             if part is None:
                 continue
-            if name not in self._states:
-                self._states[name] = map_state(
-                    lambda leaf: leaf.new_zeros((self.n_chunks, *leaf.shape)), part
-                )
             for storage, leaf in zip(leaves(self._states[name]), leaves(part), strict=True):
                 storage[chunk].copy_(leaf)
 

@@ -167,6 +167,10 @@ class Objective:
     def load_rollout_state(self, state: Any) -> None:
         """Take up what :meth:`rollout_state` returned."""
 
+    def memory(self) -> Mapping[str, int]:
+        """Return the bytes of what is kept beside policy and rollout, by what it is."""
+        return {}
+
     @classmethod
     def overrides(cls, hook: str) -> bool:
         """Tell whether the objective has a hook of its own."""

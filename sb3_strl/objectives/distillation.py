@@ -12,6 +12,7 @@ from gymnasium import spaces
 from sb3_strl.buffers.dilated_queue import DilatedQueue
 from sb3_strl.buffers.presets import TEACHER_ACTIONS, label_fields, mask_field
 from sb3_strl.buffers.rollout_buffer import OBS, FieldSpec, RolloutBatch, RolloutBuffer
+from sb3_strl.common.devices import fetch_rows
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.schedules import get_prob_func
 from sb3_strl.common.sequences import EpisodeMap
@@ -278,6 +279,10 @@ class TeacherDistillation(Objective):
         names += [mask_field(n) for n, e in self.policy.each_estimator() if e.replaces]
         return [*names, *self.buffer_fields(), EPISODE_STARTS]
 
+    def memory(self) -> Mapping[str, int]:
+        """Return the bytes of the older rollouts."""
+        return {"older rollouts": 0 if self.queue is None else self.queue.n_bytes}
+
     def start_update(self, buffer: RolloutBuffer) -> None:
         """Forget the last update's statistics; add the rollout to the queue."""
         self._sums, self._n_batches, self._order = {}, 0, None
@@ -347,7 +352,10 @@ class TeacherDistillation(Objective):
             # Hidden states of old steps are those of old weights: sequences begin with zeros.
             state = self.policy.initial_state(int(plan.batch_sizes[0]))
             chosen, sequences = plan.rows, plan.as_sequences(state)
-        fields = {name: v.flatten(0, 1).index_select(0, chosen) for name, v in old.items()}
+        fields = {
+            name: fetch_rows(value.flatten(0, 1), chosen, self.device)
+            for name, value in old.items()
+        }
         observations = {n.removeprefix(OBS): v for n, v in fields.items() if n.startswith(OBS)}
         nothing = th.empty(0, device=self.device)
         return RolloutBatch(

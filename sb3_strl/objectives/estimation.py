@@ -136,7 +136,8 @@ class Estimation(Objective):
     @th.no_grad()
     def start_update(self, buffer: RolloutBuffer) -> None:
         """Fill the targets of the whole rollout."""
-        obs = buffer.obs()
+        targets_of = {t.group for _, e in self._estimators for t in e.targets}
+        obs = buffer.obs_here(targets_of)
         for name, estimator in self._estimators:
             targets = buffer[target_field(name)]
             targets.copy_(estimator.standardized_target(obs))

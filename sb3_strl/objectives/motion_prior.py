@@ -13,6 +13,7 @@ from sb3_strl.buffers.feature_replay import FeatureReplay
 from sb3_strl.buffers.presets import ref_motion_fields
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common import distributed
+from sb3_strl.common.devices import n_bytes
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import group_spaces
 from sb3_strl.common.types import TensorDict
@@ -258,6 +259,14 @@ class AdversarialMotionPrior(Objective):
         gap = normalize(buffer["amp/features"]) - normalize(buffer["amp/expert"])
         distance: th.Tensor = gap.norm(dim=-1)
         return distance
+
+    def memory(self) -> Mapping[str, int]:
+        """Return the bytes of the replay and of the two moments of the own optimizer."""
+        is_separate = self.options.discriminator_optimizer == "separate"
+        return {
+            "replay": 0 if self.replay is None else self.replay.n_bytes,
+            "optimizer": 2 * n_bytes(self._parameters) if is_separate else 0,
+        }
 
     # ------------------------------------------------------------------ updating
 

@@ -267,8 +267,9 @@ class CNN(Bfloat16Layers, nn.Sequential):
         """Apply the layers to images ``(n, input_channels, h, w)``."""
         if self.use_bfloat16:
             return run_in_bfloat16(self, input)
-        out: th.Tensor = super().forward(input)
-        return out
+        for layer in self:
+            input = layer(input)  # noqa: A001
+        return input
 
     @property
     def output_channels(self) -> int | None:

@@ -40,6 +40,17 @@ class PolicyExtras(TensorActorCritic):
         parts = policy.actor_reader, policy.critic_reader, policy.actor, policy.critic
         set_bfloat16(bfloat16_networks(*parts), enabled)
 
+    @property
+    def statistics_groups(self) -> tuple[str, ...]:
+        """Observation groups that running statistics read, each once."""
+        policy = cast("StrlPolicy", self)
+        readers = policy.actor_reader, policy.critic_reader
+        names = [g for reader in readers if reader.normalizer for g in reader.vector_groups]
+        for _, estimator in policy.each_estimator():
+            if estimator.normalizer is not None:
+                names += [target.group for target in estimator.targets]
+        return tuple(dict.fromkeys(names))
+
     def save(self, path: Source) -> None:
         """
         Write the policy alone to a file, see :func:`~sb3_strl.policies.loading.save_policy`.
