@@ -44,6 +44,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "sequence_length": None,
         "lr_scheduler_class": None,
         "lr_scheduler_kwargs": None,
+        "compile": False,
         "rollout_buffer_class": None,
         "rollout_buffer_kwargs": None,
         "stats_window_size": 100,
