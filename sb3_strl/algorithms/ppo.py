@@ -87,6 +87,9 @@ class PPO(TensorOnPolicyAlgorithm):
         intrinsic reward for rare states; ``None`` for none
     :param compile: run policy and losses through ``torch.compile``, with CUDA graphs where the
         device has them; a string is its mode. The first iteration takes seconds longer.
+    :param autocast: hidden layers of encoders and trunks compute in bfloat16 in rollouts and
+        updates, see :meth:`~sb3_strl.policies.StrlPolicy.use_bfloat16`. The ratio on the first
+        minibatch is then within 0.02 of 1 instead of 1e-5
     :param rollout_buffer_class: default :class:`~sb3_strl.buffers.RolloutBuffer`
     :param rollout_buffer_kwargs: its extra arguments
     :param stats_window_size: episodes to average in the logs
@@ -130,6 +133,7 @@ class PPO(TensorOnPolicyAlgorithm):
         lr_scheduler_kwargs: Mapping[str, Any] | None = None,
         rnd_kwargs: Mapping[str, Any] | None = None,
         compile: bool | str = False,  # noqa: A002 (torch.compile's name)
+        autocast: bool = False,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -180,6 +184,7 @@ class PPO(TensorOnPolicyAlgorithm):
         self.lr_scheduler_kwargs = lr_scheduler_kwargs
         self.rnd_kwargs = rnd_kwargs
         self.compile = compile
+        self.autocast = autocast
         self.using_ppo = True
         self.env_obs_segments: Mapping[str, Any] | None = None
         self.n_iterations = 0
@@ -253,6 +258,7 @@ class PPO(TensorOnPolicyAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **kwargs
         )
         self.policy = policy.to(self.device)  # type: ignore[assignment]
+        self.policy.use_bfloat16(self.autocast)
         group = self.policy.optimizer.param_groups[0]
         if self.schedule == "adaptive":
             # A tensor, so that the rate moves without asking the host.

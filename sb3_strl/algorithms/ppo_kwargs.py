@@ -39,6 +39,7 @@ class PPOKwargs(TypedDict, total=False):
     lr_scheduler_kwargs: Mapping[str, Any] | None
     rnd_kwargs: Mapping[str, Any] | None
     compile: bool | str
+    autocast: bool
     rollout_buffer_class: type[RolloutBuffer] | None
     rollout_buffer_kwargs: dict[str, Any] | None
     stats_window_size: int

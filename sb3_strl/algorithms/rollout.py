@@ -320,11 +320,29 @@ class RolloutCollector:
             )
 
     def log_means(self) -> dict[str, float]:
-        """Return the mean over the rollout of everything the environment logged; one transfer."""
+        """
+        Return what the environment logged during the rollout, one number per key; one transfer.
+
+        Keys that end in ``_max`` or ``_min`` yield the largest or smallest value that is not NaN,
+        all others the mean.
+        """
         if not self.logs:
             return {}
-        means = th.stack([th.stack(values).mean() for values in self.logs.values()])
-        return dict(zip(self.logs, means.tolist(), strict=True))
+        values = {
+            key: th.cat([value.flatten() for value in parts]).to(self.device)
+            for key, parts in self.logs.items()
+        }
+        results = th.stack([_aggregate(key, value) for key, value in values.items()])
+        return dict(zip(values, results.tolist(), strict=True))
+
+
+def _aggregate(key: str, values: th.Tensor) -> th.Tensor:
+    """Return one number for everything that was logged under a key, ``(n,)``."""
+    if not key.endswith(("_max", "_min")) or not values.numel():
+        return values.mean()
+    sign = 1.0 if key.endswith("_max") else -1.0
+    largest = (values * sign).nan_to_num(nan=-th.inf, posinf=th.inf, neginf=-th.inf).amax() * sign
+    return th.where(values.isnan().all(), th.nan, largest)
 
 
 def normalize_advantages(buffer: RolloutBuffer) -> None:

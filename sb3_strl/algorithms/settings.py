@@ -43,6 +43,7 @@ def check_settings(algorithm: PPO) -> None:
             raise StrlValueError(f"{name}: {key} is {value!r}. Known: {list(_CHOICES[key])}.")
     _check_sizes(name, algorithm)
     _check_numbers(name, algorithm)
+    _check_precision(name, algorithm)
     _check_schedule(name, algorithm)
     _check_normalisation(name, algorithm)
 
@@ -89,6 +90,15 @@ def _check_numbers(name: str, algorithm: PPO) -> None:
         raise StrlValueError(
             f"{name}: clip_min_std is {algorithm.clip_min_std}. Give a number, or one per action "
             f"dimension, of which this environment has {width}; none may be negative."
+        )
+
+
+def _check_precision(name: str, algorithm: PPO) -> None:
+    kind = algorithm.device.type
+    if algorithm.autocast and not th.amp.is_autocast_available(kind):
+        raise StrlValueError(
+            f"{name}: autocast=True needs bfloat16, which device '{kind}' does not compute with. "
+            "Use autocast=False."
         )
 
 

@@ -22,6 +22,7 @@ from sb3_strl.policies import MutexPolicy, StrlPolicy
 from sb3_strl.policies.memory import Memory
 from sb3_strl.policies.mutex_state import forgotten, one_hot_rows, push_selection
 from sb3_strl.policies.networks import MlpModel
+from sb3_strl.policies.precision import bfloat16_networks, set_bfloat16
 
 _MEMORIES = ("adaptor", "estimator", "actor")
 """Memories that acting needs, in the order in which they run; the critic's is left behind."""
@@ -195,6 +196,7 @@ def _actor_only(policy: StrlPolicy) -> StrlPolicy:
     actor.requires_grad_(False)
     for name in ("critic", "critic_reader", "critic_memory", "discriminator"):
         actor._modules.pop(name, None)
+    set_bfloat16(bfloat16_networks(actor), enabled=False)
     for module in actor.modules():
         if isinstance(module, MlpModel):
             module._fused = None  # its single node is opaque to exporters

@@ -20,6 +20,7 @@ from sb3_strl.common.memory_state import MemoryState, map_state
 from sb3_strl.common.sequences import unpad_trajectories
 from sb3_strl.policies.activations import IntPair, conv2d_output_shape, get_activation_cls, pair
 from sb3_strl.policies.networks import convolution_layers, perceptron_layers
+from sb3_strl.policies.precision import Bfloat16Layers, run_in_bfloat16
 
 HiddenState = MemoryState | None
 """``(L, N, H)`` for a GRU, a pair of those for an LSTM, ``None`` before the first step."""
@@ -195,7 +196,7 @@ class RNN(nn.Module):
         self.hidden_state = cut if dones is None else _replace_rows(state, dones, cut)
 
 
-class CNN(nn.Sequential):
+class CNN(Bfloat16Layers, nn.Sequential):
     """
     Convolutions, each followed by normalisation, activation and pooling, if any.
 
@@ -261,6 +262,13 @@ class CNN(nn.Sequential):
             size = (1, 1)
         super().__init__(*layers, *([nn.Flatten(1)] if flatten else []))
         self._channels, self._size, self._flat = channels, size, flatten
+
+    def forward(self, input: th.Tensor) -> th.Tensor:  # noqa: A002 (Sequential's name)
+        """Apply the layers to images ``(n, input_channels, h, w)``."""
+        if self.use_bfloat16:
+            return run_in_bfloat16(self, input)
+        out: th.Tensor = super().forward(input)
+        return out
 
     @property
     def output_channels(self) -> int | None:

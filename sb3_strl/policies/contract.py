@@ -18,6 +18,7 @@ from sb3_strl.common.sequences import EpisodeMap
 from sb3_strl.common.types import TensorDict
 from sb3_strl.policies.distributions import ActionHead
 from sb3_strl.policies.outputs import ActorOutput
+from sb3_strl.policies.precision import full_precision
 
 Obs = th.Tensor | TensorDict
 
@@ -96,7 +97,7 @@ class TensorActorCritic(ActorCriticPolicy):
         deterministic: bool = True,
     ) -> tuple[th.Tensor, PolicyState]:
         """
-        Take one step of N environments, tensors in and tensors out.
+        Take one step of N environments in float32, tensors in and tensors out.
 
         :param obs: groups ``(N, ...)``
         :param state: what the step before returned; ``None`` for zeros
@@ -105,7 +106,9 @@ class TensorActorCritic(ActorCriticPolicy):
         :return: actions ``(N, *action_shape)`` as chosen, not clipped, and the new state
         """
         n_envs = len(next(iter(obs.values())))
-        out = self.actor_pass(obs, self._state_before(n_envs, state, episode_starts))
+        before = self._state_before(n_envs, state, episode_starts)
+        with full_precision(self):
+            out = self.actor_pass(obs, before)
         return self._shape_actions(self._choose(out.params, deterministic)), out.state
 
     def forward(

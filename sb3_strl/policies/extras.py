@@ -16,6 +16,7 @@ from sb3_strl.policies.misaligned import (
     SourceLayout,
     load_misaligned_state_dict,
 )
+from sb3_strl.policies.precision import bfloat16_networks, full_precision, set_bfloat16
 from sb3_strl.policies.visual import act_with_embedded_latent, embed_visual_latent
 
 if TYPE_CHECKING:
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
 
 class PolicyExtras(TensorActorCritic):
     """Methods that delegate to the functions of the same names in this folder."""
+
+    def use_bfloat16(self, enabled: bool) -> None:
+        """
+        Run hidden layers of encoders and trunks in bfloat16 wherever a distribution or a value is
+        asked for; acting (``predict``, ``act``) stays in float32.
+
+        Memories, estimators, the discriminator, the last layers and all arithmetic behind them stay
+        float32, as do parameters and gradients.
+
+        :param enabled: ``False`` for float32 everywhere
+        """
+        policy = cast("StrlPolicy", self)
+        parts = policy.actor_reader, policy.critic_reader, policy.actor, policy.critic
+        set_bfloat16(bfloat16_networks(*parts), enabled)
 
     def save(self, path: Source) -> None:
         """
@@ -79,7 +94,8 @@ class PolicyExtras(TensorActorCritic):
         :return: the same with latents in place of pixels, see
             :func:`~sb3_strl.policies.visual.embed_visual_latent`
         """
-        return embed_visual_latent(cast("StrlPolicy", self), obs)
+        with full_precision(self):
+            return embed_visual_latent(cast("StrlPolicy", self), obs)
 
     def act_with_embedded_latent(
         self,
@@ -98,4 +114,7 @@ class PolicyExtras(TensorActorCritic):
         :return: actions ``(N, *action_shape)`` as chosen, not clipped, and the new state
         """
         policy = cast("StrlPolicy", self)
-        return act_with_embedded_latent(policy, latent_obs, state, episode_starts, deterministic)
+        with full_precision(self):
+            return act_with_embedded_latent(
+                policy, latent_obs, state, episode_starts, deterministic
+            )

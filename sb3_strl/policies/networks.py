@@ -11,6 +11,7 @@ from torch import nn
 from sb3_strl.common.errors import StrlValueError, suggest
 from sb3_strl.policies.activations import IntPair, conv2d_output_shape, get_activation_cls, pair
 from sb3_strl.policies.fused_mlp import FusedMlp
+from sb3_strl.policies.precision import Bfloat16Layers, run_in_bfloat16
 
 NormLayer = str | Callable[[int], nn.Module]
 """What normalises a convolution's output: a name, or something built from the channel count."""
@@ -49,7 +50,7 @@ def convolution_layers(
     return [layer for layer in layers if layer is not None]
 
 
-class MlpModel(nn.Module):
+class MlpModel(Bfloat16Layers):
     """
     Multilayer perceptron: a linear layer and an activation per hidden size, then a linear layer.
 
@@ -98,13 +99,15 @@ class MlpModel(nn.Module):
         :param x: ``(..., input_size)``
         :return: ``(..., output_size)``
         """
+        if self.use_bfloat16:
+            return run_in_bfloat16(self.model, x)
         if self._fused is not None and not th.compiler.is_compiling():
             return self._fused(x)
         out: th.Tensor = self.model(x)
         return out
 
 
-class Conv2dModel(nn.Module):
+class Conv2dModel(Bfloat16Layers):
     """
     Convolutions, each followed by normalisation (if any), activation and pooling (if any).
 
@@ -175,6 +178,8 @@ class Conv2dModel(nn.Module):
         :param x: ``(n, in_channels, h, w)``, floating point
         :return: ``(n, channels[-1], h', w')``
         """
+        if self.use_bfloat16:
+            return run_in_bfloat16(self.conv, x)
         out: th.Tensor = self.conv(x)
         return out
 
