@@ -267,7 +267,7 @@ class CNN(Bfloat16Layers, nn.Sequential):
         """Apply the layers to images ``(n, input_channels, h, w)``."""
         if self.use_bfloat16:
             return run_in_bfloat16(self, input)
-        out: th.Tensor = super().forward(input)
+        out: th.Tensor = super().forward(input)  # type: ignore[no-untyped-call]
         return out
 
     @property

@@ -45,6 +45,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "lr_scheduler_class": None,
         "lr_scheduler_kwargs": None,
         "compile": False,
+        "autocast": False,
         "rollout_buffer_class": None,
         "rollout_buffer_kwargs": None,
         "stats_window_size": 100,
