@@ -112,7 +112,7 @@ bench: $(BENCH_ENV) ## iteration times beside Stable-Baselines3 and rsl_rl
 	$(PY) benchmarks/throughput.py --envs 64 1024 4096 --json runs/throughput.json
 
 docs: $(DOCS_ENV) ## the site in docs/_build/html; a warning is an error
-	$(ONE_THREAD) $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(ONE_THREAD) $(PY) -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
 
 build: $(TESTS_ENV) ## wheel and sdist, each installed alone and tried
 	rm -rf build dist

@@ -35,6 +35,7 @@ class Comparison:
     :param envs: default numbers of environments
     :param references: who is meant by ``rsl_rl`` and ``sb3`` in ``ratio_to_rsl_rl`` and
         ``ratio_to_sb3``, and by any further name
+    :param uncounted: peers whose compiled code hides its operators
     """
 
     title: str
@@ -42,6 +43,7 @@ class Comparison:
     peers: dict[str, tuple[str, str]]
     envs: tuple[int, ...]
     references: Mapping[str, str] = field(default_factory=lambda: dict(REFERENCES))
+    uncounted: tuple[str, ...] = ()
 
 
 def build_parser(comparison: Comparison) -> argparse.ArgumentParser:
@@ -228,7 +230,11 @@ def _measure_setup(
     del peers
     counts, memory = {}, {}
     if options.ops:
-        counts = {name: count_operators(make, setup) for name, make in makers.items()}
+        counts = {
+            name: count_operators(make, setup)
+            for name, make in makers.items()
+            if name not in comparison.uncounted
+        }
     if options.memory:
         memory = {
             name: measure_memory(*comparison.peers[name], setup, options.threads) for name in makers

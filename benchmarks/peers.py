@@ -31,6 +31,7 @@ FEED_FORWARD = replace(
         "sb3_strl_eager": ("benchmarks.learners.strl_peer", "EagerPeer"),
         "sb3_strl": ("benchmarks.learners.strl_peer", "CompiledPeer"),
     },
+    uncounted=("sb3_strl",),
 )
 MOTION_PRIOR = comparison.Comparison(
     title="What a motion prior adds to an iteration.",

@@ -97,6 +97,7 @@ TASKS = {
             "batch_size": 256,
             "sequence_length": 64,
             "gamma": 0.99,
+            "gae_lambda": 0.9,
             "learning_rate": linear(1.5e-3),
         },
         SMALL,

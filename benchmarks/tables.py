@@ -118,6 +118,8 @@ def format_operators(rows: Sequence[Row]) -> str:
     titles += ["to host", "from host"]
     cells = []
     for row in rows:
+        if "operators" not in row:
+            continue
         counts = row["operators"]
         per_step = {key: value for key, value in counts["per_step"].items() if key != "optimizer"}
         values = [*per_step.values(), *counts["per_minibatch"].values()]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 
-from sb3_strl.data.pose_error import Array, cut_windows, pose_error, reference_cycle
 from sb3_strl.data import Motion
+from sb3_strl.data.pose_error import Array, cut_windows, pose_error, reference_cycle
 from sb3_strl.envs.walker import WalkerVecEnv
 from sb3_strl.envs.walker_options import MOTIONS
 from sb3_strl.envs.walker_task import FEATURE_NAMES

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from examples.demo_evaluation import REFERENCE, Gait, reference_poses, robot_errors
-from sb3_strl.data.pose_error import Array, pose_distances
 from examples.demo_training import Curve
 from sb3_strl.data import Motion
+from sb3_strl.data.pose_error import Array, pose_distances
 from sb3_strl.envs.walker_render import Picture, draw_film_strip, draw_walker
 
 Colour = tuple[int, int, int]

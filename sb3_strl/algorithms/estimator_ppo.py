@@ -39,7 +39,7 @@ class EstimatorPPO(PPO):
     for the policy's state estimator :math:`\hat y` and its privilege adaptor :math:`\hat z`,
     whichever it has. What they read and predict, and how often estimates replace observations, is
     ``policy_kwargs=dict(estimator=dict(...), adaptor=dict(...))``, see
-    :class:`~sb3_strl.policies.EstimatorSpec`.
+    :class:`~sb3_strl.policies.estimation.EstimatorSpec`.
 
     :param policy: e.g. ``"EstimatorPolicy"``, ``"EstimatorLstmPolicy"`` or
         ``"PrivilegeEstimatorPolicy"``

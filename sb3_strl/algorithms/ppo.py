@@ -50,7 +50,7 @@ class PPO(TensorOnPolicyAlgorithm):
     where :math:`L_i` are the losses of the objectives, none for PPO itself. Rollouts, advantages
     and updates stay on ``device``; nothing is copied to the host inside a rollout or a minibatch.
 
-    :param policy: alias (see :mod:`sb3_strl.policies.aliases`) or class
+    :param policy: alias (see :mod:`sb3_strl.policies`) or class
     :param env: a tensor environment, any SB3 ``VecEnv``, a Gymnasium environment or its id
     :param learning_rate: float or schedule of the remaining progress; with ``schedule="adaptive"``
         the rate to start from

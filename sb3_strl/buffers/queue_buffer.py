@@ -21,8 +21,9 @@ class QueueRolloutBuffer(RolloutBuffer):
     It is a buffer of T steps in every respect: ``get``, ``get_sequences`` and PPO see the newest
     rollout, and advantages and returns are computed from it alone. :meth:`reset` moves a complete
     rollout behind it, where every step keeps the advantages, returns, values, log-probabilities and
-    masks that it had: they belong to the weights of that time. :class:`~sb3_strl.TPPO` does not
-    need it, its ``buffer_dilation_ratio`` keeps the fields that are imitated.
+    masks that it had: they belong to the weights of that time.
+    :class:`~sb3_strl.algorithms.TPPO` does not need it, its ``buffer_dilation_ratio``
+    keeps the fields that are imitated.
 
     :param buffer_size: T
     :param args: as :class:`RolloutBuffer`

@@ -139,7 +139,7 @@ class DaggerCollector(DemonstrationRecorder):
     checkpoint is read; until there is one the teacher drives.
 
     The dataset holds what was executed as ``actions``, which its rewards belong to, the label as
-    ``teacher_actions`` and who drove as ``from_teacher``. :class:`~sb3_strl.TPPO` with
+    ``teacher_actions`` and who drove as ``from_teacher``. :class:`~sb3_strl.algorithms.TPPO` with
     ``pretrain_dataset`` uses the labels; ``read_rollouts(folder, actions="teacher_actions")``
     returns them as demonstrations.
 

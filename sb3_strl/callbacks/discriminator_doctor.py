@@ -30,8 +30,8 @@ _SCALE = {"lsgan": 1.0, "bce": math.log(2.0), "wgan": math.e - math.exp(-1.0)}
 
 class DiscriminatorDoctor(BaseCallback):
     r"""
-    Examine the discriminator after every rollout of :class:`~sb3_strl.APPO`, name what is wrong and
-    say what to change.
+    Examine the discriminator after every rollout of
+    :class:`~sb3_strl.algorithms.APPO`, name what is wrong and say what to change.
 
     Examined are the windows of the rollout before the discriminator trains on them, at most 2048 of
     each side. Medians over ``window`` rollouts are judged; the first row that holds is the verdict:

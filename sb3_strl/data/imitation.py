@@ -91,7 +91,7 @@ def from_imitation(data: Any, infos: Infos = "skip") -> list[Trajectory]:
     :param data: a ``Trajectory`` or several (also the sequence that ``serialize.load`` returns),
         ``Transitions``, a ``datasets.Dataset``, or the path of a folder or an old ``.npz``
     :param infos: what becomes of infos that are still jsonpickle texts, see
-        :func:`~sb3_strl.data.imitation_files.read_imitation`; decoded ones are kept in any case
+        :func:`~sb3_strl.data.read_imitation`; decoded ones are kept in any case
     :return: the trajectories, arrays as copies
     :raises StrlTypeError: if it is something else
     """

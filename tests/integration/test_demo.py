@@ -20,9 +20,9 @@ from PIL import Image
 
 from examples import demo
 from examples.demo_evaluation import REFERENCE, gait_error, survival, task_return, walk
-from sb3_strl.data.pose_error import cut_windows, dtw, pose_distances, pose_error, reference_cycle
 from examples.demo_runs import Plan
 from sb3_strl.data import Motion
+from sb3_strl.data.pose_error import cut_windows, dtw, pose_distances, pose_error, reference_cycle
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-u", str(ROOT / "examples" / "demo.py"), "--smoke"]

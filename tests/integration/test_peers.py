@@ -15,7 +15,7 @@ from benchmarks import gpu, memory, peers, scaling
 from benchmarks.learners import common
 from benchmarks.learners.common import Setup, count_bytes
 from benchmarks.learners.motion_peer import PlainPeer, PriorPeer
-from benchmarks.learners.strl_peer import StrlPeer
+from benchmarks.learners.strl_peer import CompiledPeer, EagerPeer, StrlPeer
 from benchmarks.operators import count_operators
 from sb3_strl.algorithms.appo import APPO
 
@@ -33,8 +33,23 @@ def run(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _is_counted(row: dict[str, Any]) -> bool:
+    return row["peer"] != "sb3_strl" or row["workload"] in ("long", "short")
+
+
+def test_feed_forward_policies_are_compared_compiled_and_not() -> None:
+    places = peers.FEED_FORWARD.peers
+    assert places["sb3_strl"][1] == CompiledPeer.__name__
+    assert CompiledPeer.compile
+    assert places["sb3_strl_eager"][1] == EagerPeer.__name__
+    assert not EagerPeer.compile
+
+
 @pytest.mark.integration
-def test_smoke_run_covers_every_workload(tmp_path: Path) -> None:
+def test_smoke_run_covers_every_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        CompiledPeer, "compile", False
+    )  # takes long; tests/algorithms/test_compile.py
     markdown = tmp_path / "table.md"
     rows = run(
         tmp_path,
@@ -48,6 +63,7 @@ def test_smoke_run_covers_every_workload(tmp_path: Path) -> None:
     }
     assert all(row.keys() >= COLUMNS and row["ratio_to_rsl_rl"] is None for row in rows)
     assert all((row["ratio_to_sb3"] is None) == (row["workload"] == "appo") for row in rows)
+    assert all(("operators" in row) == (_is_counted(row)) for row in rows)
     prior = rows[-1]
     assert prior["peer"] == "sb3_strl_appo"
     assert prior["ratio_to_ppo"] > 0
