@@ -330,7 +330,7 @@ class RolloutBuffer(DictRolloutBuffer):
         order = th.randperm(total, generator=generator, device=self.device)
         stored = order.to(self.storage_device)  # once, not for every minibatch
         for rows, rows_stored in zip(order.split(size), stored.split(size), strict=True):
-            yield self._gather(rows, rows_stored)
+            yield self._gather(rows, None, rows_stored)
 
     def get_sequences(
         self, n_minibatches: int, generator: th.Generator | None = None
@@ -345,7 +345,7 @@ class RolloutBuffer(DictRolloutBuffer):
         self._require_full()
         starts = self._views["episode_starts"]
         for rows, sequences in self.sequences.epoch(n_minibatches, starts, generator):
-            yield self._gather(rows, rows.to(self.storage_device), sequences)
+            yield self._gather(rows, sequences)
 
     def _require_full(self) -> None:
         if not self.full:
@@ -355,9 +355,13 @@ class RolloutBuffer(DictRolloutBuffer):
             )
 
     def _gather(
-        self, rows: th.Tensor, rows_stored: th.Tensor, sequences: Sequences | None = None
+        self,
+        rows: th.Tensor,
+        sequences: Sequences | None = None,
+        rows_stored: th.Tensor | None = None,
     ) -> RolloutBatch:
-        part = self.storage.gather(rows, rows_stored)
+        stored = rows.to(self.storage_device) if rows_stored is None else rows_stored
+        part = self.storage.gather(rows, stored)
         return RolloutBatch(
             observations={group: part(name) for group, name in self._obs_names.items()},
             actions=part("actions"),
