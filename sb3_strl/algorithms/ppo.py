@@ -89,7 +89,7 @@ class PPO(TensorOnPolicyAlgorithm):
         device has them; a string is its mode. The first iteration takes seconds longer.
     :param autocast: hidden layers of encoders and trunks compute in bfloat16 in rollouts and
         updates, see :meth:`~sb3_strl.policies.StrlPolicy.use_bfloat16`. The ratio on the first
-        minibatch is then within 0.02 of 1 instead of 1e-5
+        minibatch is then within 0.02 of 1 instead of 1e-5, if the actions' noise is at least 0.1
     :param storage_device: where the rollout's observations live, e.g. ``"cpu"`` for images that do
         not fit on the GPU; default ``device``. Minibatches are gathered there and moved
     :param rollout_buffer_class: default :class:`~sb3_strl.buffers.RolloutBuffer`
