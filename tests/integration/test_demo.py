@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -201,8 +202,11 @@ def test_smoke_run_writes_pictures_model_and_table(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_ends_every_process_without_a_traceback(tmp_path: Path) -> None:
     command = [*COMMAND, "--steps", "1e8", "--out", str(tmp_path)]
+    # Who runs the tests in the background passes on that interrupts are ignored.
+    unblocked = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    unblocked += "os.execv(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen(
-        command,
+        [sys.executable, "-c", unblocked, *command],
         env=QUIET,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -212,7 +216,11 @@ def test_ctrl_c_ends_every_process_without_a_traceback(tmp_path: Path) -> None:
         assert process.stdout is not None
         before = next(line for line in process.stdout if "APPO-seed0" in line)
         os.killpg(process.pid, signal.SIGINT)
-        after = process.stdout.read()
-        assert process.wait(timeout=60) == 130, before + after
+        try:
+            after, _ = process.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 130, before + after
     assert "Interrupted" in after
     assert "Traceback" not in after
