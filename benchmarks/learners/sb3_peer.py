@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from benchmarks.learners import common
+from benchmarks.learners.on_policy_peer import OnPolicyPeer
 
 Indices = None | int | Iterable[int]
 
@@ -115,7 +116,7 @@ class NumpyRobots(VecEnv):
         return [None] * self.num_envs
 
 
-class Sb3Peer:
+class Sb3Peer(OnPolicyPeer):
     """
     ``stable_baselines3.PPO``, driven as its ``learn`` drives it, without the dump of the logger.
 
@@ -129,7 +130,7 @@ class Sb3Peer:
 
     def __init__(self, setup: common.Setup) -> None:
         self.robots = common.Robots(setup)
-        self.model = self.algorithm(
+        model = self.algorithm(
             self.policy,
             NumpyRobots(self.robots),
             learning_rate=setup.learning_rate,
@@ -147,34 +148,12 @@ class Sb3Peer:
             seed=setup.seed,
             device=setup.device,
         )
-        self.n_steps = setup.n_steps
-        _, self.callback = self.model._setup_learn(2**40, None)
-        self.callback.on_training_start({}, {})
+        super().__init__(model)
 
     def policy_kwargs(self, setup: common.Setup) -> dict[str, Any]:
         """Return the networks' settings."""
         hidden = list(setup.hidden)
         return {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": th.nn.ELU}
-
-    def collect(self) -> None:
-        """Collect one rollout."""
-        model = self.model
-        assert model.env is not None
-        with common.distribution_checks(enabled=True):
-            model.collect_rollouts(model.env, self.callback, model.rollout_buffer, self.n_steps)
-
-    def update(self) -> None:
-        """Run every epoch over the rollout."""
-        with common.distribution_checks(enabled=True):
-            self.model.train()
-
-    def n_parameters(self) -> int:
-        """Count the trainable numbers."""
-        return common.count_parameters(self.model.policy.parameters())
-
-    def storage_bytes(self) -> int:
-        """Count the bytes of the rollout buffer."""
-        return common.count_bytes(vars(self.model.rollout_buffer))
 
 
 class RecurrentPeer(Sb3Peer):

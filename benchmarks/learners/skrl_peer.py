@@ -79,31 +79,17 @@ class ColumnRobots(Wrapper):  # type: ignore[misc]
         """Release nothing."""
 
 
-def make_network(hidden: tuple[int, ...], n_outputs: int) -> nn.Sequential:
+class Perceptron(Model):  # type: ignore[misc]
     """
-    Build a perceptron.
-
-    :param hidden: widths of the hidden layers
-    :param n_outputs: width of the last one
-    :return: layers with ELU between them
-    """
-    layers: list[nn.Module] = []
-    n_inputs = common.OBS_DIM
-    for width in hidden:
-        layers += [nn.Linear(n_inputs, width), nn.ELU()]
-        n_inputs = width
-    return nn.Sequential(*layers, nn.Linear(n_inputs, n_outputs))
-
-
-class Actor(GaussianMixin, Model):  # type: ignore[misc]
-    """
-    A Gaussian with one standard deviation per action.
+    A perceptron with ELU between its layers.
 
     :param observation_space: of the robots
     :param action_space: of the robots
     :param device: where the network lives
     :param hidden: widths of the hidden layers
     """
+
+    n_outputs: int
 
     def __init__(
         self,
@@ -115,8 +101,22 @@ class Actor(GaussianMixin, Model):  # type: ignore[misc]
         Model.__init__(
             self, observation_space=observation_space, action_space=action_space, device=device
         )
+        layers: list[nn.Module] = []
+        n_inputs = common.OBS_DIM
+        for width in hidden:
+            layers += [nn.Linear(n_inputs, width), nn.ELU()]
+            n_inputs = width
+        self.network = nn.Sequential(*layers, nn.Linear(n_inputs, self.n_outputs))
+
+
+class Actor(GaussianMixin, Perceptron):  # type: ignore[misc]
+    """A Gaussian with one standard deviation per action; see :class:`Perceptron`."""
+
+    n_outputs = common.ACTION_DIM
+
+    def __init__(self, *of_perceptron: Any) -> None:
+        Perceptron.__init__(self, *of_perceptron)
         GaussianMixin.__init__(self)
-        self.network = make_network(hidden, common.ACTION_DIM)
         self.log_std = nn.Parameter(th.zeros(common.ACTION_DIM))
 
     def compute(self, inputs: Inputs, role: str = "") -> tuple[th.Tensor, Inputs]:
@@ -125,28 +125,14 @@ class Actor(GaussianMixin, Model):  # type: ignore[misc]
         return self.network(inputs["observations"]), {"log_std": self.log_std}
 
 
-class Critic(DeterministicMixin, Model):  # type: ignore[misc]
-    """
-    A value for each observation.
+class Critic(DeterministicMixin, Perceptron):  # type: ignore[misc]
+    """A value for each observation; see :class:`Perceptron`."""
 
-    :param observation_space: of the robots
-    :param action_space: of the robots
-    :param device: where the network lives
-    :param hidden: widths of the hidden layers
-    """
+    n_outputs = 1
 
-    def __init__(
-        self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
-        device: th.device,
-        hidden: tuple[int, ...],
-    ) -> None:
-        Model.__init__(
-            self, observation_space=observation_space, action_space=action_space, device=device
-        )
+    def __init__(self, *of_perceptron: Any) -> None:
+        Perceptron.__init__(self, *of_perceptron)
         DeterministicMixin.__init__(self)
-        self.network = make_network(hidden, 1)
 
     def compute(self, inputs: Inputs, role: str = "") -> tuple[th.Tensor, Inputs]:
         """Return the values, ``(n, 1)``."""

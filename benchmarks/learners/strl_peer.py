@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from benchmarks.learners import common
+from benchmarks.learners.on_policy_peer import OnPolicyPeer
 from sb3_strl.algorithms.ppo import PPO
 from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs import TensorVecEnv
@@ -58,7 +59,7 @@ class TensorRobots(TensorVecEnv):
         )
 
 
-class StrlPeer:
+class StrlPeer(OnPolicyPeer):
     """
     ``sb3_strl.PPO``, driven as its ``learn`` drives it, without the dump of the logger.
 
@@ -67,6 +68,7 @@ class StrlPeer:
 
     name = "sb3_strl"
 
+    model: PPO
     algorithm: type[PPO] = PPO
     policy = "MlpPolicy"
     compile = False
@@ -81,7 +83,7 @@ class StrlPeer:
         }
         if setup.memory:
             policy_kwargs["rnn"] = {"type": "lstm", "hidden_size": setup.memory}
-        self.model = self.algorithm(
+        model = self.algorithm(
             "MlpLstmPolicy" if setup.memory else self.policy,
             self.make_env(setup),
             learning_rate=setup.learning_rate,
@@ -102,9 +104,7 @@ class StrlPeer:
             seed=setup.seed,
             device=setup.device,
         )
-        self.n_steps = setup.n_steps
-        _, self.callback = self.model._setup_learn(2**40, None)
-        self.callback.on_training_start({}, {})
+        super().__init__(model)
 
     def more_policy_kwargs(self, setup: common.Setup) -> dict[str, Any]:
         """Return further settings of the networks."""
@@ -116,26 +116,11 @@ class StrlPeer:
         del setup
         return TensorRobots(self.robots)
 
-    def collect(self) -> None:
-        """Collect one rollout."""
-        model = self.model
-        assert model.env is not None
-        with common.distribution_checks(enabled=True):
-            model.collect_rollouts(model.env, self.callback, model.rollout_buffer, self.n_steps)
-
-    def update(self) -> None:
-        """Run every epoch over the rollout."""
-        with common.distribution_checks(enabled=True):
-            self.model.train()
-
-    def n_parameters(self) -> int:
-        """Count the trainable numbers."""
-        return common.count_parameters(self.model.policy.parameters())
-
     def storage_bytes(self) -> int:
-        """Count the bytes of the rollout buffer."""
-        buffer = self.model.rollout_buffer
-        return common.count_bytes(vars(buffer)) + common.count_bytes(vars(buffer.sequences))
+        """Count the bytes of the rollout buffer and of the hidden states beside it."""
+        return super().storage_bytes() + common.count_bytes(
+            vars(self.model.rollout_buffer.sequences)
+        )
 
 
 class CompiledPeer(StrlPeer):
