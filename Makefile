@@ -108,8 +108,8 @@ coverage: $(TESTS_ENV) ## which lines and branches the tests reach
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
-bench: $(BENCH_ENV) ## iteration times beside Stable-Baselines3 and rsl_rl
-	$(PY) benchmarks/throughput.py --envs 64 1024 4096 --json runs/throughput.json
+bench: $(BENCH_ENV) ## iteration times and memory beside Stable-Baselines3, sb3-contrib, rsl_rl and skrl (strl bench)
+	$(PY) benchmarks/peers.py --json runs/peers.json --markdown runs/peers.md
 
 docs: $(DOCS_ENV) ## the site in docs/_build/html; a warning is an error
 	$(ONE_THREAD) $(PY) -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html

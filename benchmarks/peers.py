@@ -19,23 +19,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch as th
 
-from benchmarks import comparison, recurrent, throughput
+from benchmarks import comparison, recurrent
 from benchmarks.learners.common import Setup
 from benchmarks.tables import Row
 
-FEED_FORWARD = replace(
-    throughput.COMPARISON,
+FEED_FORWARD = comparison.Comparison(
+    title="Iteration times of feed-forward policies, side by side.",
+    workloads={"standard": {"hidden": (256, 128, 64)}, "tiny": {"hidden": (8, 8, 8)}},
     peers={
-        **throughput.COMPARISON.peers,
+        "sb3": ("benchmarks.learners.sb3_peer", "Sb3Peer"),
+        "rsl_rl": ("benchmarks.learners.rsl_rl_peer", "RslRlPeer"),
         "skrl": ("benchmarks.learners.skrl_peer", "SkrlPeer"),
         "sb3_strl_eager": ("benchmarks.learners.strl_peer", "EagerPeer"),
         "sb3_strl": ("benchmarks.learners.strl_peer", "CompiledPeer"),
     },
+    envs=(64, 1024, 4096),
     uncounted=("sb3_strl",),
 )
 MOTION_PRIOR = comparison.Comparison(
     title="What a motion prior adds to an iteration.",
-    workloads={"appo": throughput.COMPARISON.workloads["standard"]},
+    workloads={"appo": FEED_FORWARD.workloads["standard"]},
     peers={
         "sb3_strl_ppo": ("benchmarks.learners.motion_peer", "PlainPeer"),
         "sb3_strl_appo": ("benchmarks.learners.motion_peer", "PriorPeer"),

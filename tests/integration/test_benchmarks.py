@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch as th
 
-from benchmarks import comparison, recurrent, throughput
+from benchmarks import comparison, peers, recurrent
 from benchmarks.learners.common import EPISODE_LENGTH, MissingPeerError, Robots, Setup
 from benchmarks.operators import OperatorCounter
 from benchmarks.timing import Iteration, paired_ratios, quartiles, run_rounds
 
-PEERS = throughput.COMPARISON.peers
+PEERS = peers.FEED_FORWARD.peers
 KEYS = {
     *("peer", "workload", "n_envs", "iteration_s", "iteration_q25", "iteration_q75"),
     *("collect_s", "update_s", "cpu_s", "ratio_to_rsl_rl", "ratio_to_sb3", "cpu_ratio_to_rsl_rl"),
@@ -27,16 +27,17 @@ KEYS = {
 @pytest.mark.integration
 def test_smoke_run_writes_a_row_for_every_peer_and_workload(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "rows.json"
-    installed = {"sb3", "sb3_strl"} | ({"rsl_rl"} if find_spec("rsl_rl") else set())
+    installed = {"sb3", "sb3_strl_eager"} | ({"rsl_rl"} if find_spec("rsl_rl") else set())
+    given = ["--smoke", "--workloads", "standard", "tiny", "--peers", *sorted(installed)]
 
-    throughput.main(["--smoke", "--json", str(file), "--peers", *sorted(installed)])
+    peers.main([*given, "--json", str(file)])
 
     rows = json.loads(file.read_text())
     assert {(row["peer"], row["workload"], row["n_envs"]) for row in rows} == {
         (peer, workload, 8) for peer in installed for workload in ("standard", "tiny")
     }
     _check_rows(rows)
-    ours = next(row for row in rows if row["peer"] == "sb3_strl")
+    ours = next(row for row in rows if row["peer"] == "sb3_strl_eager")
     assert ours["operators"]["per_step"]["downloads"] == 0
     assert ours["operators"]["per_minibatch"]["downloads"] == 0
 
@@ -103,8 +104,8 @@ class CountingPeer:
 
 def test_every_round_runs_every_peer_once_in_changing_order() -> None:
     journal: list[str] = []
-    peers = [CountingPeer(name, journal) for name in ("a", "b", "c")]
-    results = run_rounds(peers, rounds=12, warmup=2, device=th.device("cpu"))
+    players = [CountingPeer(name, journal) for name in ("a", "b", "c")]
+    results = run_rounds(players, rounds=12, warmup=2, device=th.device("cpu"))
     assert {name: len(iterations) for name, iterations in results.items()} == dict.fromkeys(
         "abc", 12
     )
