@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapp
 from typing_extensions import Self
 
 from sb3_strl.algorithms.guard import check_rollout
-from sb3_strl.algorithms.memory_use import describe_memory, gpu_memory_mb
+from sb3_strl.algorithms.memory_use import gpu_memory_mb
 from sb3_strl.algorithms.parallel import agree, join, shared_fate
 from sb3_strl.algorithms.rollout import normalize_advantages
 from sb3_strl.algorithms.saving import SavedAlgorithm
@@ -183,8 +183,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
     ) -> tuple[int, BaseCallback]:
         point, self._loaded_point = self._loaded_point, None
         if reset_num_timesteps:
-            self.n_iterations = 0
-            self._resume_point = None
+            self._begin_anew()
         elif point is not None:
             self.num_timesteps = point.num_timesteps
             self._last_obs = point.obs if self._restore_env(point) else None
@@ -206,9 +205,12 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
                 self.episode_stats.load_state_dict(point.episode_stats)
                 for objective in self.objectives:
                     objective.load_rollout_state(point.objectives.get(objective.name))
-        if self.verbose >= 1 and reset_num_timesteps:
-            self.logger.info(describe_memory(self))
         return result
+
+    def _begin_anew(self) -> None:
+        """Forget the run before; the environment is reset next."""
+        self.n_iterations = 0
+        self._resume_point = None
 
     def _restore_env(self, point: ResumePoint) -> bool:
         env = self._require_env()

@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
 from sb3_strl.algorithms.compiled import MinibatchRunner
 from sb3_strl.algorithms.losses import STAT_NAMES, LossSettings
+from sb3_strl.algorithms.memory_use import describe_memory
 from sb3_strl.algorithms.minibatch import add_objectives
 from sb3_strl.algorithms.optim import adapt_learning_rate, clip_and_step
 from sb3_strl.algorithms.rollout import RolloutCollector
@@ -240,7 +241,7 @@ class PPO(TensorOnPolicyAlgorithm):
         self.collector = RolloutCollector(
             self.policy,
             self.generator,
-            self.timeout_bootstrap,
+            self.timeout_bootstrap if self.using_ppo else "none",
             find_proposer(self),
             compile_mode(self.compile, self.device, graphs=False),
         )
@@ -422,6 +423,8 @@ class PPO(TensorOnPolicyAlgorithm):
                 "rewards; "
                 "the last checkpoint before this update is the one to go back to."
             )
+        if self.verbose >= 1 and self.n_iterations == 1:  # everything is allocated by now
+            self.logger.info(describe_memory(self))
         for key, value in means.items():
             self.logger.record(f"train/{key}", value)
         extra: dict[str, th.Tensor] = {}

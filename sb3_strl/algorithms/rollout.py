@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch as th
-from gymnasium import spaces
 
 from sb3_strl.algorithms.losses import standardize
 from sb3_strl.algorithms.sequence_values import Tail, add_tail_values, value_sequences
 from sb3_strl.buffers.presets import ON_POLICY, mask_field
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
+from sb3_strl.common.action_bounds import action_bounds
 from sb3_strl.common.compilation import Compiled
 from sb3_strl.common.devices import move_groups
 from sb3_strl.common.episode_stats import EpisodeStats
@@ -62,7 +62,8 @@ class RolloutCollector:
 
     :param policy: the policy that acts
     :param generator: source of the action noise
-    :param timeout_bootstrap: see :class:`~sb3_strl.algorithms.PPO`
+    :param timeout_bootstrap: see :class:`~sb3_strl.algorithms.PPO`; final observations are kept for
+        ``"auto"`` and ``"terminal"`` alone
     :param proposer: the one objective that may have other actions executed, if there is one
     :param compile_mode: of ``torch.compile``, ``None`` for none
     """
@@ -83,13 +84,9 @@ class RolloutCollector:
         self.final_obs: TensorDict = {}
         self._has_final: list[bool] = []
         self._has_warned = False
-        self._bounds: tuple[th.Tensor, th.Tensor] | None = None
         space = policy.action_space
-        if isinstance(space, spaces.Box):
-            self._bounds = (
-                th.as_tensor(space.low.reshape(-1), device=self.device),
-                th.as_tensor(space.high.reshape(-1), device=self.device),
-            )
+        bounds = action_bounds(space, self.device)
+        self._bounds = None if bounds is None else (bounds[0].flatten(), bounds[1].flatten())
         self._action_shape = tuple(space.shape or ())
         self.state = PolicyState()
         self.estimates: TensorDict = {}
@@ -168,7 +165,7 @@ class RolloutCollector:
         self.buffer.add_successor(result.obs, result.final_obs, self.dones)
         self.stats.update(result.rewards, self.dones)
         self._has_final.append(result.final_obs is not None)
-        if result.final_obs is not None:
+        if result.final_obs is not None and self.timeout_bootstrap in ("auto", "terminal"):
             self._store_final(result.final_obs)
         log = result.extras.get("log")
         if log:
@@ -187,8 +184,8 @@ class RolloutCollector:
 
     @property
     def has_final_obs(self) -> bool:
-        """Whether any step of this rollout came with final observations."""
-        return any(self._has_final)
+        """Whether this rollout keeps final observations, for the values of its time-outs."""
+        return bool(self.final_obs) and any(self._has_final)
 
     def lazy_locals(self, result: TensorStep) -> tuple[Any, LazyArray, LazyArray, Any]:
         """Return ``new_obs, rewards, dones, infos`` as callbacks read them, without a transfer."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import TypedDict, Unpack
 
@@ -269,20 +269,10 @@ class TPPO(PPO):
         n = self.pretrain_iterations
         return not self.is_pretrained and n != 0 and (n < 0 or self.n_iterations < n)
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps:
-            self.is_pretrained = False
-            self.distillation.leave_dataset()
-        return super()._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self.is_pretrained = False
+        self.distillation.leave_dataset()
 
     def _step_source(self) -> TensorVecEnv:
         env = super()._step_source()

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_strl.common.action_bounds import action_bounds
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import SINGLE_GROUP
 from sb3_strl.common.types import TensorDict
@@ -49,10 +50,7 @@ class Driver(ABC):
         self.device = env.device
         space = env.action_space
         self._shape = (env.num_envs, *(space.shape or ()))
-        self._bounds: tuple[th.Tensor, th.Tensor] | None = None
-        if isinstance(space, spaces.Box):
-            low, high = (th.as_tensor(b, device=env.device) for b in (space.low, space.high))
-            self._bounds = low, high
+        self._bounds = action_bounds(space, env.device)
 
     @th.no_grad()
     def act(self, obs: TensorDict, starts: th.Tensor, deterministic: bool = True) -> th.Tensor:

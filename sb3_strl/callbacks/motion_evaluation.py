@@ -34,7 +34,7 @@ class PoseRecorder:
     """
 
     def __init__(self, columns: list[int], group: str) -> None:
-        self.columns, self.group = columns, group
+        self.columns, self.group = th.tensor(columns), group
         self._frames: list[th.Tensor] = []
         self._ends: th.Tensor | None = None
         self._previous = th.zeros(0)
@@ -59,7 +59,8 @@ class PoseRecorder:
     def _poses(self, obs: dict[str, th.Tensor]) -> th.Tensor:
         features = obs[self.group]
         frame = features[:, -1] if features.ndim == 3 else features
-        return frame[:, self.columns]
+        self.columns = self.columns.to(frame.device)  # moved once
+        return frame.index_select(1, self.columns)
 
     def result(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Return poses ``(time, n_envs, joints)``, rad, and how many of an environment count."""

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from sb3_strl.common.action_bounds import action_bounds
 from sb3_strl.common.files import atomic_file
 from sb3_strl.common.types import TensorStep
 from sb3_strl.envs import TensorVecEnv
@@ -78,10 +78,11 @@ def run_episodes(
     obs = {group: value.to(device) for group, value in env.reset_tensor().items()}
     starts = th.ones(n_envs, dtype=th.bool, device=device)
     state = policy.initial_state(n_envs)
+    bounds = action_bounds(env.action_space, device)
     step_number = 0
     while True:
         actions, state = policy.act(obs, state, starts, deterministic)
-        result = env.step_tensor(_inside(actions, env.action_space))
+        result = env.step_tensor(actions if bounds is None else actions.clamp(*bounds))
         obs = {group: value.to(device) for group, value in result.obs.items()}
         starts = (result.terminated | result.truncated).to(device)
         counted = counts < quota
@@ -99,14 +100,6 @@ def run_episodes(
     returns, lengths = table[:, :-1].cpu()
     kept = th.arange(n_rows).unsqueeze(1) < quota.cpu()
     return returns.T[kept.T].tolist(), [int(length) for length in lengths.T[kept.T]]
-
-
-def _inside(actions: th.Tensor, space: spaces.Space[Any]) -> th.Tensor:
-    """Return actions inside the bounds of their space."""
-    if not isinstance(space, spaces.Box):
-        return actions
-    low, high = (th.as_tensor(bound, device=actions.device) for bound in (space.low, space.high))
-    return actions.clamp(low, high)
 
 
 class TensorEvalCallback(EvalCallback):

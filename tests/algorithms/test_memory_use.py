@@ -33,6 +33,17 @@ def test_the_rollout_counts_every_field_once() -> None:
     assert final == size(6, 4, 9)
 
 
+@pytest.mark.parametrize("mode", ["none", "last_value"])
+def test_final_observations_that_nobody_reads_are_not_kept(mode: str) -> None:
+    model = make(timeout_bootstrap=mode)
+    model.learn(24)
+    assert memory_report(model)["final observations"] == 0
+    assert not model.collector.has_final_obs
+    student = make(TPPO, teacher=make(), using_ppo=False)
+    student.learn(24)
+    assert memory_report(student)["final observations"] == 0
+
+
 def test_hidden_states_are_counted_and_listed_before_anything_ran() -> None:
     model = make(alias="MlpLstmPolicy", sequence_length=3)
     expected = 2 * 2 * size(2, 1, 4, 8)  # actor and critic, (h, c) each, two chunks
@@ -82,11 +93,16 @@ def test_older_rollouts_of_a_student() -> None:
 
 
 @pytest.mark.parametrize("verbose", [0, 1])
-def test_printed_at_the_start(verbose: int, capsys: pytest.CaptureFixture[str]) -> None:
-    model = make(verbose=verbose)
+def test_printed_once_after_the_first_update(
+    verbose: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then everything is there: the final observations and the older rollouts come late."""
+    model = make(TPPO, teacher=make(), buffer_dilation_ratio=2.0, verbose=verbose)
     model.learn(24)
     model.learn(24, reset_num_timesteps=False)
-    assert capsys.readouterr().out.count("rollout buffer") == verbose
+    text = capsys.readouterr().out
+    for part in ("rollout buffer", "final observations", "teacher: older rollouts", "optimizer"):
+        assert text.count(part) == verbose
     rows = [line.split() for line in describe_memory(model).splitlines()[3:]]
     assert rows[-1][0] == "sum"
     assert float(rows[-1][1]) == pytest.approx(sum(memory_report(model).values()) / 1e6, abs=0.01)
