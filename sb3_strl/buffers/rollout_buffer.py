@@ -167,12 +167,15 @@ class RolloutBuffer(DictRolloutBuffer):
 
         :raises StrlKeyError: if there is no such field
         """
+        self._require(name)
+        return self._views[name]
+
+    def _require(self, name: str) -> None:
         if name not in self._views:
             raise StrlKeyError(
                 f"RolloutBuffer: there is no field '{name}'.{suggest(name, self._views)} Fields: "
                 f"{sorted(self._views)}."
             )
-        return self._views[name]
 
     def obs(self) -> TensorDict:
         """Return all observation groups where they live, ``(n_steps, n_envs, *shape)`` each."""
@@ -194,15 +197,9 @@ class RolloutBuffer(DictRolloutBuffer):
     def describe(self) -> str:
         """Return a table of fields and hidden states: name, shape, dtype and megabytes."""
         rows = []
-        for name, view in self._views.items():
-            size = view.numel() * view.element_size() / 1e6
-            rows.append(
-                (name, tuple(view.shape), str(view.dtype).removeprefix("torch."), f"{size:.2f}")
-            )
-        for name, leaf in self.sequences.tensors().items():
-            size = n_bytes([leaf]) / 1e6
-            kind = str(leaf.dtype).removeprefix("torch.")
-            rows.append((name, tuple(leaf.shape), kind, f"{size:.2f}"))
+        for name, value in {**self._views, **self.sequences.tensors()}.items():
+            kind = str(value.dtype).removeprefix("torch.")
+            rows.append((name, tuple(value.shape), kind, f"{n_bytes([value]) / 1e6:.2f}"))
         title = "buffer fields"
         if self.storage.is_split:
             title += f", observations on {self.storage_device}"
@@ -271,11 +268,7 @@ class RolloutBuffer(DictRolloutBuffer):
 
         :raises StrlKeyError: if there is no such field
         """
-        if name not in self._views:
-            raise StrlKeyError(
-                f"RolloutBuffer: there is no field '{name}'.{suggest(name, self._views)} Fields: "
-                f"{sorted(self._views)}."
-            )
+        self._require(name)
         self.storage.write(name, self.pos - 1, value)
 
     def compute_returns_and_advantage(  # type: ignore[override]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from sb3_strl.common.types import TensorDict
 from sb3_strl.objectives.perceptron import PerceptronTeacher, read_teacher_file
 from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.aliases import resolve_policy_name
-from sb3_strl.policies.mutex_sources import ActingPolicy
+from sb3_strl.policies.mutex_sources import ActingPolicy, copy_policy
 
 TeacherSource = BasePolicy | BaseAlgorithm | str | Path | Mapping[str, Any]
 
@@ -203,9 +202,9 @@ def _resolve(
     where: str, source: TeacherSource, student: StrlPolicy, groups: Sequence[str]
 ) -> BasePolicy | PerceptronTeacher:
     if isinstance(source, BaseAlgorithm):
-        return _copy(source.policy)
+        return copy_policy(source.policy)
     if isinstance(source, BasePolicy):
-        return _copy(source)
+        return copy_policy(source)
     if isinstance(source, (str, Path)):
         return read_teacher_file(where, Path(source), None)
     if not isinstance(source, Mapping):
@@ -222,19 +221,6 @@ def _resolve(
         _check_width(where, options.get("num_actor_obs"), policy)
         return policy
     return _random_policy(where, options, student, groups)
-
-
-def _copy(policy: BasePolicy) -> BasePolicy:
-    """Return a copy; the caller may go on training the policy."""
-    try:
-        return copy.deepcopy(policy)
-    except RuntimeError:
-        # Stable-Baselines3's policies keep the distribution of their last call, and with it a graph
-        # that cannot be copied. A call without gradient replaces it.
-        mode = policy.training
-        policy.predict(policy.observation_space.sample(), deterministic=True)
-        policy.set_training_mode(mode)
-        return copy.deepcopy(policy)
 
 
 def _check_width(where: str, declared: int | None, policy: BasePolicy | PerceptronTeacher) -> None:

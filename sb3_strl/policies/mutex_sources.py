@@ -140,7 +140,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     }
 
 
-def _copy(policy: BasePolicy) -> BasePolicy:
+def copy_policy(policy: BasePolicy) -> BasePolicy:
+    """Return a copy; the caller may go on training the policy."""
     try:
         return copy.deepcopy(policy)
     except RuntimeError:
@@ -179,8 +180,7 @@ def resolve_source(source: SubPolicySource, device: th.device) -> SubPolicy:
             path = newest_model(path)
         loaded: BasePolicy = load_policy(path, device)
     else:
-        # A copy: the caller may go on training the policy that is frozen here.
-        loaded = _copy(policy).to(device)
+        loaded = copy_policy(policy).to(device)
     loaded.set_training_mode(False)
     loaded.requires_grad_(False)
     return SubPolicy(loaded, action_scale, obs_scales)
