@@ -38,6 +38,5 @@ def find_script() -> Path:
 
 def run_with(arguments: Sequence[str]) -> int:
     """Run the benchmark with its own arguments; ``--help`` shows them."""
-    script = find_script()
-    command = [sys.executable, str(script), *arguments]
-    return subprocess.run(command, cwd=script.parents[1], check=False).returncode
+    command = [sys.executable, str(find_script()), *arguments]
+    return subprocess.run(command, check=False).returncode
