@@ -13,6 +13,7 @@ those of the final policy, deterministic, without reward normalisation.
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import sys
 import time
@@ -86,6 +87,7 @@ class Job(NamedTuple):
         return f"{self.algo}:{self.task.replace('/', '-')}"
 
 
+@functools.cache
 def tables() -> dict[str, dict[str, Any]]:
     """Return our configurations by algorithm and task."""
     return {file.stem: yaml.safe_load(file.read_text()) for file in sorted(CONFIGS.glob("*.yml"))}
@@ -98,16 +100,22 @@ def published(algo: str, task: str) -> dict[str, Any] | None:
     :param algo: ``"ppo"`` or ``"ppo_lstm"``
     :param task: for which those of an older version will do
     """
-    import rl_zoo3
-
-    file = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
-    table = yaml.safe_load(file.read_text())
+    table = _published_table(algo)
     name, _, version = task.rpartition("-v")
     for older in range(int(version), -1, -1):
         if f"{name}-v{older}" in table:
             found: dict[str, Any] = table[f"{name}-v{older}"]
             return found
     return None
+
+
+@functools.cache
+def _published_table(algo: str) -> dict[str, Any]:
+    import rl_zoo3
+
+    file = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
+    table: dict[str, Any] = yaml.safe_load(file.read_text())
+    return table
 
 
 def find_jobs(tasks: Sequence[str], algos: Sequence[str] | None) -> list[Job]:
