@@ -10,25 +10,10 @@ import pytest
 from sb3_strl.cli.main import main
 from sb3_strl.data import read_rollouts
 
-TRAIN = ["train", "--env", "Pendulum-v1", "--n-envs", "2", "--steps", "64", "--quiet"]
-SMALL = ["--set", "n_steps=16", "--set", "policy_kwargs.net_arch=[8]"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    assert main([*TRAIN, *SMALL, "--policy", "MlpGruPolicy", "--out", str(folder)]) == 0
-    return folder
-
 
 def collect(run: Path, out: Path, *options: str) -> int:
     given = ["--out", str(out), "--n-envs", "2", "--quiet", *options]
     return main(["collect", str(run / "model.zip"), *given])
-
-
-def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["collect", "--help"]) == 0
-    assert "strl collect" in capsys.readouterr().out.split("examples:")[1]
 
 
 def test_it_records_and_goes_on(
