@@ -176,6 +176,11 @@ def _write_cv(frames: list[Image], path: Path, fps: float) -> None:
     cv2: Any = import_module("cv2")
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    if not writer.isOpened():  # OpenCV itself would write nothing and say nothing
+        raise StrlTypeError(
+            f"strl play: this OpenCV cannot write {path}. Expected one with the codec mp4v. "
+            "Install another writer with pip install 'sb3_strl[video]', or write a .gif."
+        )
     for frame in frames:
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
     writer.release()

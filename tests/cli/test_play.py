@@ -148,7 +148,12 @@ def test_opencv_writes_videos_where_ffmpeg_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     written: list[Any] = []
-    writer = SimpleNamespace(write=written.append, release=lambda: written.append("released"))
+    can_write = [True, False]
+    writer = SimpleNamespace(
+        isOpened=lambda: can_write.pop(0),
+        write=written.append,
+        release=lambda: written.append("released"),
+    )
     opened: list[Any] = []
 
     def make(*given: Any) -> Any:
@@ -163,6 +168,8 @@ def test_opencv_writes_videos_where_ffmpeg_is_missing(
     assert opened == [(str(tmp_path / "a.mp4"), "mp4v", 25.0, (6, 4))]
     np.testing.assert_array_equal(written[0], FRAME[..., ::-1])
     assert written[2:] == ["released"]
+    with pytest.raises(StrlTypeError, match=r"OpenCV cannot write .*b\.mp4"):
+        play.write_film([FRAME], tmp_path / "b.mp4", 25.0)
 
 
 def test_the_extra_for_videos_is_named(
