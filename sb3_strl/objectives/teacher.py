@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
+from sb3_strl.common.action_bounds import action_bounds
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, check_known
 from sb3_strl.common.types import TensorDict
 from sb3_strl.objectives.perceptron import PerceptronTeacher, read_teacher_file
@@ -120,19 +121,17 @@ class _Plain(TeacherModel):
         super().__init__(policy)
         self.has_distribution = isinstance(policy, ActorCriticPolicy)
         self.is_dict = isinstance(policy.observation_space, spaces.Dict)
+        self._bounds = action_bounds(policy.action_space, policy.device)
 
     def label(self, obs: TensorDict, state: Any, starts: th.Tensor, sample: bool) -> Label:
         del starts
         policy = self.policy
         given = obs if self.is_dict else next(iter(obs.values()))
         actions = policy._predict(given, deterministic=not sample)
-        if isinstance(policy.action_space, spaces.Box):
+        if self._bounds is not None:
             actions = actions.reshape(len(actions), -1)
             if policy.squash_output:  # as BasePolicy.predict does, without leaving the device
-                low, high = (
-                    th.as_tensor(bound, device=actions.device).reshape(-1)
-                    for bound in (policy.action_space.low, policy.action_space.high)
-                )
+                low, high = (bound.flatten() for bound in self._bounds)
                 actions = low + 0.5 * (actions + 1.0) * (high - low)
         return Label(actions, self._params(given), state)
 
