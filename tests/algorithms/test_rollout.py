@@ -111,10 +111,14 @@ def test_max_episodes() -> None:
     assert model.num_timesteps == 27
 
 
-def test_progress_bar() -> None:
+def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     pytest.importorskip("tqdm")
-    make().learn(64, progress_bar=True)
+    model = make()
+    model.learn(64, progress_bar=False)
+    assert "/64" not in capsys.readouterr().out
+    model.learn(64, progress_bar=True)
+    assert f"{model.num_timesteps}/64" in capsys.readouterr().out
 
 
 def test_logs_reach_a_file(tmp_path) -> None:
