@@ -15,6 +15,7 @@ from typing import Any
 import torch as th
 
 import sb3_strl
+from examples.demo_training import COMMON
 from sb3_strl import APPO
 from sb3_strl.callbacks import DiscriminatorDoctor, DoctorReport
 from sb3_strl.common.tables import format_table
@@ -23,14 +24,7 @@ from sb3_strl.envs.walker_options import MOTIONS
 
 ROBOT: dict[str, Any] = {"action_scale": (0.7, 0.9, 0.5), "min_height": 0.7, "max_pitch": 0.7}
 ALGORITHM: dict[str, Any] = {
-    "n_steps": 32,
-    "n_epochs": 5,
-    "n_minibatches": 4,
-    "learning_rate": 1e-3,
-    "schedule": "adaptive",
-    "desired_kl": 0.02,
-    "gamma": 0.97,
-    "ent_coef": 0.0,
+    **COMMON,
     "discriminator_learning_rate": 3e-4,
     "device": "cpu",
 }
