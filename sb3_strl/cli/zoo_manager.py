@@ -15,7 +15,7 @@ import rl_zoo3.train
 import rl_zoo3.utils
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.utils import get_device
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from sb3_strl import make_vec
 from sb3_strl.callbacks import TrialEvalCallback
@@ -156,10 +156,26 @@ def create_test_env(env_id: str, n_envs: int = 1, **options: Any) -> VecEnv:
         kwargs.setdefault("render_mode", "rgb_array")
     env: VecEnv = make_vec(env_id, n_envs, seed=options.get("seed", 0), env_kwargs=kwargs)
     if options.get("log_dir"):
-        from stable_baselines3.common.vec_env import VecMonitor
-
         env = VecMonitor(env, str(Path(options["log_dir"]) / "0.monitor.csv"))
-    return env
+    hyperparams = options.get("hyperparams") or {}
+    wrapper = rl_zoo3.utils.get_wrapper_class(hyperparams, "vec_env_wrapper")
+    if wrapper is not None:
+        env = wrapper(env)  # type: ignore[arg-type, assignment]
+    if options.get("stats_path") is None or not hyperparams.get("normalize"):
+        return env
+    return _with_statistics(env, Path(options["stats_path"]) / "vecnormalize.pkl")
+
+
+def _with_statistics(env: VecEnv, file: Path) -> VecNormalize:
+    """Normalise observations as in training; rewards are those of the environment."""
+    if not file.is_file():
+        raise StrlValueError(
+            f"strl zoo: there is no {file}, whose statistics the model was trained with. Expected "
+            "the folder that strl zoo train wrote."
+        )
+    normalized = VecNormalize.load(str(file), env)
+    normalized.training = normalized.norm_reward = False
+    return normalized
 
 
 def _only_as_batch(**options: Any) -> gym.Env[Any, Any]:

@@ -190,6 +190,30 @@ def test_enjoy_runs_what_train_saved(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "Mean reward" in capsys.readouterr().out
 
 
+def test_a_batch_is_enjoyed_as_it_was_normalised(tmp_path: Path) -> None:
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from sb3_strl import make_vec
+    from sb3_strl.cli import zoo_manager
+
+    trained = VecNormalize(make_vec("sb3_strl/Walker-v0", 2, seed=0))
+    trained.reset()
+    for _ in range(5):
+        trained.step(np.ones((2, 6), np.float32))
+    given: dict[str, Any] = {"stats_path": str(tmp_path), "hyperparams": {"normalize": True}}
+    with pytest.raises(StrlValueError, match=r"there is no .*vecnormalize.pkl"):
+        zoo_manager.create_test_env("sb3_strl/Walker-v0", 1, should_render=False, **given)
+    trained.save(str(tmp_path / "vecnormalize.pkl"))
+    env = zoo_manager.create_test_env("sb3_strl/Walker-v0", 1, should_render=False, **given)
+    assert isinstance(env, VecNormalize)
+    assert not env.training
+    assert not env.norm_reward
+    seen: Any = env.reset()
+    raw: Any = env.get_original_obs()
+    assert not np.allclose(seen["policy"], raw["policy"])
+    np.testing.assert_allclose(seen["policy"], trained.normalize_obs(raw)["policy"], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("algo", "env_id"), [("strl_ppo", "Pendulum-v1"), ("appo", "sb3_strl/Walker-v0")]
 )
