@@ -46,6 +46,20 @@ def test_short_episodes_do_not_count_more_often() -> None:
     assert returns[-1] == pytest.approx(10.15)
 
 
+def test_actions_stay_inside_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, model, seen = Balance(4), make(Balance(4)), []
+    step, low, high = env.step_tensor, env.action_space.low.min(), env.action_space.high.max()
+    monkeypatch.setattr(env, "step_tensor", lambda given: [seen.append(given), step(given)][1])
+    with th.no_grad():
+        for parameter in model.policy.actor.parameters():
+            parameter.mul_(50.0)
+    run_episodes(model.policy, env, 4, deterministic=False)
+    actions = th.stack(seen)
+    assert low <= actions.min()
+    assert actions.max() <= high
+    assert ((actions == low) | (actions == high)).any()
+
+
 def test_logger_files_and_best_model_are_those_of_sb3(tmp_path: Path) -> None:
     model = make(Balance(4))
     callback = TensorEvalCallback(
