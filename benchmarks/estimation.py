@@ -3,9 +3,11 @@ An estimator of the base velocity on the walker whose actor cannot sense it.
 
 ``python benchmarks/estimation.py`` trains three arms, five seeds each, one process per run:
 
-``without``    PPO whose actor sees the noisy proprioception alone
-``estimator``  EstimatorPPO: the same actor with a memory-based estimate of the base velocity
-``oracle``     PPO whose actor sees the true velocity and height, for scale
+``frame``      PPO whose actor sees the noisy proprioception of the moment
+``without``    PPO whose actor sees its history, too
+``estimator``  EstimatorPPO whose actor sees the same, and an estimate of the base velocity that is
+               regressed on the history
+``oracle``     PPO whose actor sees the same, and the true velocity, for scale
 
 R squared is that of the estimator, over all steps before a fall of episodes of robots that nobody
 trained on, driven by the policy itself.
@@ -45,18 +47,24 @@ from benchmarks.learning import (
 from benchmarks.pictures import draw_bars_and_curves
 from benchmarks.teacher_student import COMMON, N_ENVS, POLICY, Progress
 from sb3_strl import PPO, EstimatorPPO
-from sb3_strl.envs.walker_task import PROPRIOCEPTION
 from sb3_strl.policies import StrlPolicy
 
-ARMS = ("without", "estimator", "oracle")
+SEES = {
+    "frame": ("policy",),
+    "without": ("policy", "history"),
+    "estimator": ("policy", "history", "velocity"),
+    "oracle": ("policy", "history", "velocity"),
+}
+"""Groups of the actors; of the last one the arm ``estimator`` reads its estimate."""
+
+ARMS = tuple(SEES)
 STEPS, N_POINTS = 350_000, 7
 ROBOTS: dict[str, Any] = {"randomized": False, "speeds": (0.4, 1.6)}
 VELOCITY = ("forward", "vertical")
-MEMORY: dict[str, Any] = {"hidden_size": 64, "critic": False}
 ESTIMATOR: dict[str, Any] = {
-    "obs_components": list(PROPRIOCEPTION),
+    "obs_components": ["history"],
     "target_components": ["base_lin_vel"],
-    "kwargs": {"hidden_sizes": [64]},
+    "kwargs": {"hidden_sizes": [256, 64]},
     # The true velocity never reaches the actor, neither in training nor afterwards.
     "replace_prob": 1.0,
 }
@@ -70,12 +78,11 @@ def make_model(run: Run) -> PPO:
     """
     env = make_robots(N_ENVS, run.seed, **ROBOTS)
     options = {**COMMON, "seed": run.seed}
-    sees = ["policy"] if run.arm == "without" else ["policy", "velocity"]
-    policy = {**POLICY, "rnn": MEMORY, "obs_groups": group_sets(sees)}
+    policy = {**POLICY, "obs_groups": group_sets(SEES[run.arm])}
     if run.arm == "estimator":
         policy["estimator"] = ESTIMATOR
-        return EstimatorPPO("EstimatorGruPolicy", env, policy_kwargs=policy, **options)
-    return PPO("MlpGruPolicy", env, policy_kwargs=policy, **options)
+        return EstimatorPPO("EstimatorPolicy", env, policy_kwargs=policy, **options)
+    return PPO("MlpPolicy", env, policy_kwargs=policy, **options)
 
 
 @th.no_grad()

@@ -18,14 +18,27 @@ from sb3_strl.envs.walker_physics import DomainRandomization
 from sb3_strl.envs.walker_task import WalkerRewards
 from sb3_strl.policies import StrlPolicy
 
+LAGS = (*range(10), *range(10, 50, 5))
+"""Steps back to the frames of the history, which reach over a stride."""
+
+_N_FRAME = sum(shape[0] for shape in task.PROPRIOCEPTION.values()) - 1
+
 GROUPS: dict[str, dict[str, tuple[int, ...]]] = {
     "policy": dict(task.PROPRIOCEPTION),
+    "history": {"history": (len(LAGS) * _N_FRAME,)},
+    "clean": {f"clean_{name}": shape for name, shape in task.PROPRIOCEPTION.items()},
     "velocity": {"base_lin_vel": (2,)},
     "height": {"base_height": (1,)},
     "contact": {"foot_contact_forces": (2,)},
     "parameters": {"friction": (1,), "added_mass": (1,)},
 }
 """Observation groups and their segments."""
+
+TRUTH = ("clean", "velocity", "height", "contact", "parameters")
+"""Groups without noise, which only a simulation knows."""
+
+NOISE = 0.25
+"""Amplitude of the sensors' noise, in units of the task's."""
 
 FRICTION = (0.25, 1.0)
 ADDED_MASS = (-15.0, 45.0)
@@ -65,11 +78,13 @@ def safe_speed(parameters: th.Tensor) -> th.Tensor:
 
 class HiddenWalker(WalkerVecEnv):
     """
-    The embedded walker whose observation comes in five groups, so that a policy can be shown some.
+    The embedded walker whose observation comes in groups, so that a policy can be shown some.
 
-    ``policy`` is the noisy proprioception; without noise follow ``velocity`` and ``height`` of the
-    hip, ``contact``, the forces under the feet in units of the nominal weight, and ``parameters``,
-    friction and added mass, which last for an episode. There are no windows of a reference.
+    ``policy`` is the noisy proprioception and ``history`` what it was (without the command) now
+    and ``LAGS`` steps ago; before an episode's beginning it is the first frame's. Without noise
+    follow ``clean``, the proprioception, ``velocity`` and ``height`` of the hip, ``contact``, the
+    forces under the feet in units of the nominal weight, and ``parameters``, friction and added
+    mass, which last for an episode. There are no windows of a reference.
 
     The command is a momentum, in units of the nominal robot's: it is paid for the speed that
     :func:`safe_speed` makes of the command, and not told which one that is.
@@ -80,6 +95,8 @@ class HiddenWalker(WalkerVecEnv):
 
     def __init__(self, n_envs: int, **options: Unpack[WalkerOptions]) -> None:
         super().__init__(n_envs, **options)
+        self._past = th.zeros(n_envs, LAGS[-1] + 1, _N_FRAME)
+        self._begins = th.ones(n_envs, dtype=th.bool)
         widths = {name: sum(s[0] for s in parts.values()) for name, parts in GROUPS.items()}
         self.observation_space = spaces.Dict(
             {
@@ -90,27 +107,45 @@ class HiddenWalker(WalkerVecEnv):
         self.obs_segments = GROUPS
         self.feature_names = None
 
+    def _state_tensors(self) -> TensorDict:
+        return {**super()._state_tensors(), "past": self._past, "begins": self._begins}
+
     def _reset_rows(self, rows: th.Tensor) -> None:
         super()._reset_rows(rows)
+        self._begins[rows] = True
         self._commands[rows] *= safe_speed(self._params[rows])
 
     def _observe(self, rows: th.Tensor | slice) -> TensorDict:
-        """Return the observation groups of some robots, as new tensors on the CPU."""
+        """
+        Return the observation groups of some robots, as new tensors on the CPU.
+
+        It is called for all robots after a step, and for those that begin an episode.
+        """
         state = self._state[rows]
-        sensed = task.sensed_quantities(state)
+        noisy = sensed = task.sensed_quantities(state)
         if self._noisy:
             noise = th.empty_like(sensed).uniform_(-1.0, 1.0, generator=self._generator)
-            sensed = th.addcmul(sensed, self._noise_scale, noise)
+            noisy = th.addcmul(sensed, self._noise_scale, noise)
         parameters, actions = self._params[rows], self._last_action[rows]
         commands = self._commands[rows] / safe_speed(parameters)
         height = state[:, task.HEIGHT : task.HEIGHT + 1]
+        proprioception = task.proprioception(noisy, self._nominal, actions, commands)
         return {
-            "policy": task.proprioception(sensed, self._nominal, actions, commands),
+            "policy": proprioception,
+            "history": self._remember(proprioception[:, None, :_N_FRAME], rows),
+            "clean": task.proprioception(sensed, self._nominal, actions, commands),
             "velocity": state[:, task.BASE_VEL].clone(),
             "height": height.clone(),
             "contact": self._contacts[rows].clone(),
             "parameters": parameters[:, :2].clone(),
         }
+
+    def _remember(self, frame: th.Tensor, rows: th.Tensor | slice) -> th.Tensor:
+        """Append a frame ``(n, 1, d)``, and return the frames of ``LAGS``, newest first."""
+        past = th.cat((frame, self._past[rows][:, :-1]), dim=1)
+        past = th.where(self._begins[rows, None, None], frame, past)
+        self._past[rows], self._begins[rows] = past, False
+        return past[:, LAGS].flatten(1)
 
 
 def make_robots(
@@ -124,7 +159,7 @@ def make_robots(
     :param randomized: draw friction and mass, else all robots are the nominal one
     :param speeds: range of the command, m/s
     """
-    nominal = DomainRandomization.off()
+    nominal, usual = DomainRandomization.off(), DomainRandomization()
     return HiddenWalker(
         n_envs,
         seed=seed,
@@ -134,6 +169,10 @@ def make_robots(
             added_mass=ADDED_MASS if randomized else nominal.added_mass,
             motor_strength=nominal.motor_strength,
             push_velocity=0.0,
+            noise_base_ang_vel=NOISE * usual.noise_base_ang_vel,
+            noise_pitch=NOISE * usual.noise_pitch,
+            noise_joint_pos=NOISE * usual.noise_joint_pos,
+            noise_joint_vel=NOISE * usual.noise_joint_vel,
         ),
         command_range=speeds,
         **_ROBOT,
@@ -180,9 +219,8 @@ def evaluate(
 
 def group_sets(actor: Sequence[str]) -> dict[str, list[str]]:
     """
-    Return who reads what: the critic and the teacher's labels know everything.
+    Return who reads what: the critic and the teacher's labels know the truth.
 
     :param actor: groups of the actor
     """
-    everything = list(GROUPS)
-    return {"actor": list(actor), "critic": everything, "teacher": everything}
+    return {"actor": list(actor), "critic": list(TRUTH), "teacher": list(TRUTH)}

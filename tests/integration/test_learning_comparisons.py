@@ -10,7 +10,15 @@ import pytest
 import torch as th
 
 from benchmarks import estimation, learning, teacher_student
-from benchmarks.hidden_walker import GROUPS, evaluate, group_sets, make_robots, safe_speed
+from benchmarks.hidden_walker import (
+    GROUPS,
+    LAGS,
+    TRUTH,
+    evaluate,
+    group_sets,
+    make_robots,
+    safe_speed,
+)
 from benchmarks.learning import Interval, Place, Run, interval, iqm
 from sb3_strl import PPO, TPPO, EstimatorTPPO
 from sb3_strl.buffers.presets import ON_POLICY
@@ -151,9 +159,48 @@ def test_robot_is_paid_for_the_safe_speed_and_told_the_command_alone() -> None:
     env.close()
 
 
+def test_history_is_what_was_sensed_and_begins_anew_with_an_episode() -> None:
+    env = make_robots(4, 0, randomized=True)
+    env.min_height = 0.75  # some fall soon, some not at all
+    seen = [env.reset_tensor()["policy"][:, :-1]]
+    begin = th.zeros(4, dtype=th.long)
+    fell = 0
+    for i in range(1, 60):
+        step = env.step_tensor(th.zeros(4, 6))
+        assert step.final_obs is not None
+        done = step.terminated | step.truncated
+        ended = step.final_obs["policy"][:, :-1]
+        for obs, frame, first in (
+            (step.final_obs, ended, begin),
+            (step.obs, step.obs["policy"][:, :-1], th.where(done, i, begin)),
+        ):
+            frames = th.stack([*seen, frame])
+            for j, lag in enumerate(LAGS):
+                at = th.maximum(th.full((4,), i - lag), first)
+                mine = obs["history"].view(4, len(LAGS), -1)[:, j]
+                assert th.equal(mine, frames[at, th.arange(4)])
+        begin = th.where(done, i, begin)
+        seen.append(step.obs["policy"][:, :-1])
+        fell += int(step.terminated.sum())
+    assert fell > 0
+    env.close()
+
+
+def test_truth_has_no_noise() -> None:
+    env = make_robots(64, 0, randomized=True)
+    obs = env.reset_tensor()
+    joints = env._state[:, 4:10] - env._nominal
+    th.testing.assert_close(obs["clean"][:, 3:9], joints)
+    error = (obs["policy"] - obs["clean"])[:, 3:9].abs()
+    assert 0.002 < float(error.max()) <= 0.0025 + 1e-6  # a quarter of the task's 0.01 rad
+    env.close()
+
+
 def test_robots_continue_bit_for_bit() -> None:
     env = make_robots(8, 0, randomized=True)
     env.reset_tensor()
+    for _ in range(3):
+        env.step_tensor(th.full((8, 6), 0.3))
     state = env.get_state()
     first = env.step_tensor(th.zeros(8, 6))
     env.set_state(state)
@@ -165,7 +212,7 @@ def test_robots_continue_bit_for_bit() -> None:
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
     env = make_robots(4, 0, randomized=True)
-    sets = group_sets(teacher_student.PRIVILEGED)
+    sets = group_sets(TRUTH)
     model = PPO("MlpPolicy", env, policy_kwargs={"net_arch": [8], "obs_groups": sets}, **TINY)
     path = tmp_path / "teacher.zip"
     save_policy(model.policy, path)
@@ -174,16 +221,18 @@ def teacher(tmp_path: Path) -> Path:
 
 def test_hidden_parameters_reach_the_teacher_and_nobody_else(teacher: Path) -> None:
     env = make_robots(4, 0, randomized=True)
-    sets = group_sets(teacher_student.SENSED)
     student = TPPO(
-        "MlpGruPolicy",
+        "EstimatorPolicy",
         env,
         teacher=teacher,
-        policy_kwargs={"net_arch": [8], "rnn": {"hidden_size": 4}, "obs_groups": sets},
+        policy_kwargs={
+            **teacher_student.STUDENT_POLICY,
+            "obs_groups": group_sets(teacher_student.REMEMBERED),
+        },
         **TINY,
     )
     obs = env.reset_tensor()
-    changed = {**obs, "parameters": obs["parameters"] + 5.0}
+    changed = {**obs, **{name: obs[name] + 5.0 for name in TRUTH}}
     assert not th.allclose(student.label_actions(obs), student.label_actions(changed))
     starts = th.ones(4, dtype=th.bool)
     before = student.policy.initial_state(4)
