@@ -242,6 +242,8 @@ def train(run: Run, place: Place, smoke: bool) -> Row:
         "curve": progress.curve,
     }
     if student:
+        mixed = progress.clip_fractions[: STUDENT["update_times_scale"]]
+        row["clip_fraction_mixed"] = float(np.mean(mixed))
         teacher = load_policy(place.policy(Run("teacher", run.seed)), device="cpu")
         assert isinstance(teacher, StrlPolicy)
         row["goal"] = SHARE * float(evaluate(teacher, **size).returns.mean())
@@ -302,10 +304,12 @@ def ratios_table(rows: Sequence[Row]) -> str:
         ]
         arrived = sum(n is not None for n in needed)
         cells = [name, f"{interval(counted):,.0f}", f"{arrived} of {len(needed)}"]
-        cells.append(f"{interval(values_of(rows, arm, 'clip_fraction')):.3f}")
+        cells.append(f"{interval(values_of(rows, arm, 'clip_fraction_mixed')):.2f}")
+        cells.append(f"{interval(values_of(rows, arm, 'clip_fraction')):.2f}")
         cells.append(f"{interval(values_of(rows, arm, 'return')):.1f}")
         lines.append(cells)
-    head = ("ratios", "steps to 90 % of the teacher", "arrived", "clip fraction", "final return")
+    clipped = ("clip fraction while the teacher drives some", "in all")
+    head = ("ratios", "steps to 90 % of the teacher", "arrived", *clipped, "final return")
     return markdown_table(head, lines)
 
 

@@ -181,15 +181,20 @@ def torchrun(tmp_path: Path, how: str, *extra: str) -> subprocess.CompletedProce
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     train = ["-m", "sb3_strl", "train", "--config", str(tmp_path / "config.yml"), "--quiet"]
     command = [sys.executable, *launcher, *train, "--out", str(tmp_path / "out"), *extra]
-    return subprocess.run(
+    with subprocess.Popen(
         command,
-        check=False,
         env=environment(),
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-    )
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # unlike a kill it lets the launcher end its processes
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def test_torchrun_trains(tmp_path: Path) -> None:
