@@ -1,13 +1,14 @@
 """
 An estimator of the base velocity on the walker whose actor cannot sense it.
 
-``python benchmarks/estimation.py`` trains three arms, five seeds each, one process per run:
+``python benchmarks/estimation.py`` trains five arms, five seeds each, one process per run:
 
-``frame``      PPO whose actor sees the noisy proprioception of the moment
-``without``    PPO whose actor sees its history, too, through an encoder
-``estimator``  EstimatorPPO whose actor sees the same, and an estimate of the base velocity that is
-               regressed on the history
-``oracle``     PPO whose actor sees the same, and the true velocity, for scale
+``frame``       PPO whose actor sees the noisy proprioception of the moment
+``without``     PPO whose actor sees its history, too, through an encoder
+``recomputed``  EstimatorPPO whose actor sees the same, and an estimate of the base velocity that is
+                regressed on both
+``estimator``   the same with ``reuse_estimates``: updates read the rollout's estimates
+``oracle``      PPO whose actor sees the same, and the true velocity, for scale
 
 R squared is that of the estimator, over all steps before a fall of episodes of robots that nobody
 trained on, driven by the policy itself.
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.hidden_walker import (
     EPISODE_LENGTH,
     EVALUATION_SEED,
+    GROUPS,
     evaluate,
     group_sets,
     make_robots,
@@ -45,24 +47,31 @@ from benchmarks.learning import (
     write_section,
 )
 from benchmarks.pictures import draw_bars_and_curves
-from benchmarks.teacher_student import COMMON, N_ENVS, POLICY, Progress, falling
+from benchmarks.teacher_student import COMMON, N_ENVS, POLICY, Progress
 from sb3_strl import PPO, EstimatorPPO
 from sb3_strl.policies import StrlPolicy
 
 SEES = {
     "frame": ("policy",),
     "without": ("policy", "history"),
+    "recomputed": ("policy", "history", "velocity"),
     "estimator": ("policy", "history", "velocity"),
     "oracle": ("policy", "history", "velocity"),
 }
-"""Groups of the actors; of the last one the arm ``estimator`` reads its estimate."""
+"""Groups of the actors; of ``velocity`` the arms with an estimator read their estimate."""
 
+ESTIMATORS = ("recomputed", "estimator")
 ARMS = tuple(SEES)
-STEPS, N_POINTS = 1_000_000, 10
-ROBOTS: dict[str, Any] = {"randomized": False, "speeds": (0.8, 1.4)}
+STEPS, N_POINTS = 1_200_000, 12
+ROBOTS: dict[str, Any] = {
+    "randomized": False,
+    "speeds": (0.4, 1.6),
+    "noise": 0.1,
+    "velocity_sigma": 0.12,
+}
 VELOCITY = ("forward", "vertical")
 ESTIMATOR: dict[str, Any] = {
-    "obs_components": ["history"],
+    "obs_components": [*GROUPS["policy"], "history"],
     "target_components": ["base_lin_vel"],
     "kwargs": {"hidden_sizes": [256, 64]},
     # The true velocity never reaches the actor, neither in training nor afterwards.
@@ -82,13 +91,12 @@ def make_model(run: Run) -> PPO:
     :param run: which
     """
     env = make_robots(N_ENVS, run.seed, **ROBOTS)
-    # An estimate that moves is a divergence, too: an adaptive rate would fall to nothing.
-    options = {**COMMON, "schedule": "fixed", "learning_rate": falling, "seed": run.seed}
+    options = {**COMMON, "seed": run.seed}
     policy = {**POLICY, "obs_groups": group_sets(SEES[run.arm])}
     if run.arm != "frame":
         policy["encoder"] = ENCODER
-    if run.arm == "estimator":
-        policy["estimator"] = ESTIMATOR
+    if run.arm in ESTIMATORS:
+        policy["estimator"] = {**ESTIMATOR, "reuse_estimates": run.arm == "estimator"}
         return EstimatorPPO("EncoderEstimatorPolicy", env, policy_kwargs=policy, **options)
     return PPO(
         "MlpPolicy" if run.arm == "frame" else "EncoderPolicy", env, policy_kwargs=policy, **options
@@ -151,7 +159,7 @@ def train(run: Run, place: Place, smoke: bool) -> Row:
         "survived": float(final.survived.float().mean()),
         "curve": progress.curve,
     }
-    if run.arm == "estimator":
+    if run.arm in ESTIMATORS:
         each = r_squared(model.policy, **full)
         row.update({f"r2_{name}": value for name, value in zip(VELOCITY, each, strict=True)})
     return row
@@ -167,7 +175,7 @@ def table(rows: Sequence[Row]) -> str:
         cells = [arm, f"{interval(returns):.1f}", ", ".join(f"{value:.1f}" for value in returns)]
         cells.append(f"{interval(values_of(rows, arm, 'survived')):.2f}")
         for name in VELOCITY:
-            known = arm == "estimator"
+            known = arm in ESTIMATORS
             cells.append(f"{interval(values_of(rows, arm, f'r2_{name}')):.3f}" if known else "-")
         cells.append(f"{np.mean(values_of(rows, arm, 'cpu_s')):.0f}")
         lines.append(cells)

@@ -49,6 +49,9 @@ NOMINAL_MASS = 70.0
 SPEEDS = (1.1, 1.3)
 """Range of the command, m/s."""
 
+VELOCITY_SIGMA = 0.06
+"""Of the velocity reward, m²/s²."""
+
 N_MODELS = 128
 EPISODE_LENGTH = 400
 EVALUATION_SEED = 10_000
@@ -60,7 +63,6 @@ _ROBOT: dict[str, Any] = {
     "rsi_prob": 1.0,
     "max_episode_length": EPISODE_LENGTH,
     "n_threads": 1,
-    "rewards": WalkerRewards(velocity_sigma=0.06),
 }
 
 
@@ -149,7 +151,13 @@ class HiddenWalker(WalkerVecEnv):
 
 
 def make_robots(
-    n_envs: int, seed: int, *, randomized: bool, speeds: tuple[float, float] = SPEEDS
+    n_envs: int,
+    seed: int,
+    *,
+    randomized: bool,
+    speeds: tuple[float, float] = SPEEDS,
+    noise: float = NOISE,
+    velocity_sigma: float = VELOCITY_SIGMA,
 ) -> HiddenWalker:
     """
     Make robots; both kinds have noisy sensors.
@@ -158,6 +166,8 @@ def make_robots(
     :param seed: of every random number, the pool of models included
     :param randomized: draw friction and mass, else all robots are the nominal one
     :param speeds: range of the command, m/s
+    :param noise: amplitude of the sensors' noise, in units of the task's
+    :param velocity_sigma: of the velocity reward, m²/s²
     """
     nominal, usual = DomainRandomization.off(), DomainRandomization()
     return HiddenWalker(
@@ -169,12 +179,13 @@ def make_robots(
             added_mass=ADDED_MASS if randomized else nominal.added_mass,
             motor_strength=nominal.motor_strength,
             push_velocity=0.0,
-            noise_base_ang_vel=NOISE * usual.noise_base_ang_vel,
-            noise_pitch=NOISE * usual.noise_pitch,
-            noise_joint_pos=NOISE * usual.noise_joint_pos,
-            noise_joint_vel=NOISE * usual.noise_joint_vel,
+            noise_base_ang_vel=noise * usual.noise_base_ang_vel,
+            noise_pitch=noise * usual.noise_pitch,
+            noise_joint_pos=noise * usual.noise_joint_pos,
+            noise_joint_vel=noise * usual.noise_joint_vel,
         ),
         command_range=speeds,
+        rewards=WalkerRewards(velocity_sigma=velocity_sigma),
         **_ROBOT,
     )
 

@@ -16,7 +16,7 @@ from sb3_strl.algorithms.losses import (
     ppo_loss,
     standardize,
 )
-from sb3_strl.buffers.presets import ON_POLICY, mask_field
+from sb3_strl.buffers.presets import ON_POLICY, estimate_field, mask_field
 from sb3_strl.buffers.rollout_buffer import RolloutBatch
 from sb3_strl.common import distributed
 from sb3_strl.common.errors import StrlValueError
@@ -118,11 +118,14 @@ def evaluate_batch(policy: StrlPolicy, batch: RolloutBatch, with_values: bool) -
         for name, estimator in policy.each_estimator()
         if estimator.replaces
     }
+    stored = {name: batch.extras[estimate_field(name)] for name in policy.reused_estimates()}
     if with_values:
-        return policy.evaluate(batch.observations, batch.sequences, masks)
+        return policy.evaluate(batch.observations, batch.sequences, masks, stored)
     sizes = None if batch.sequences is None else batch.sequences.batch_sizes
     state = None if batch.sequences is None else batch.sequences.state
-    actor = policy.actor_pass(batch.observations, state, sizes, masks, keep_state=False)
+    actor = policy.actor_pass(
+        batch.observations, state, sizes, masks, keep_state=False, stored=stored
+    )
     return PolicyOutput(actor.params, batch.old_values, actor.estimates)
 
 

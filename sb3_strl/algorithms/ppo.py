@@ -25,7 +25,7 @@ from sb3_strl.algorithms.settings import (
     make_lr_scheduler,
 )
 from sb3_strl.algorithms.statistics import UpdateStatistics, explained_variance, means_of
-from sb3_strl.buffers.presets import ON_POLICY, mask_field
+from sb3_strl.buffers.presets import ON_POLICY, estimate_field, mask_field
 from sb3_strl.buffers.rollout_buffer import FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common import distributed
 from sb3_strl.common.compilation import compile_mode
@@ -277,6 +277,8 @@ class PPO(TensorOnPolicyAlgorithm):
         extra: dict[str, FieldSpec] = {}
         for name in self.policy.draw_masks((1,), None):
             extra[mask_field(name)] = FieldSpec((), th.bool)
+        for name, estimator in self.policy.reused_estimates().items():
+            extra[estimate_field(name)] = FieldSpec((estimator.output_size,))
         if find_proposer(self) is not None:
             extra[ON_POLICY] = FieldSpec((), th.bool)
         for objective in self.objectives:

@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_strl.algorithms.losses import standardize
 from sb3_strl.algorithms.sequence_values import Tail, add_tail_values, value_sequences
-from sb3_strl.buffers.presets import ON_POLICY, mask_field
+from sb3_strl.buffers.presets import ON_POLICY, estimate_field, mask_field
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.action_bounds import action_bounds
 from sb3_strl.common.compilation import Compiled
@@ -123,6 +123,8 @@ class RolloutCollector:
         out, actions = self._decide_with_state(policy, obs, before, masks, noise)
         self.state = out.state._replace(critic=self.state.critic)
         self.estimates = out.estimates
+        for name, estimator in policy.reused_estimates().items():
+            self.buffer[estimate_field(name)][step].copy_(estimator.raw(out.estimates[name]))
         return out.params, actions
 
     @th.no_grad()

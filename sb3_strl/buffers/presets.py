@@ -61,6 +61,11 @@ def mask_field(estimator: str) -> str:
     return f"{estimator}/mask"
 
 
+def estimate_field(estimator: str) -> str:
+    """Return the field of an estimator's raw output, where updates reuse it."""
+    return f"{estimator}/estimates"
+
+
 def target_field(estimator: str) -> str:
     """Return the field of an estimator's targets."""
     return f"{estimator}/targets"

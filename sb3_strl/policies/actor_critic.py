@@ -311,6 +311,10 @@ class StrlPolicy(PolicyExtras):
             if estimator.replaces
         }
 
+    def reused_estimates(self) -> dict[str, Estimator]:
+        """Return the estimators whose output in the rollout is what updates read, by name."""
+        return {name: part for name, part in self.each_estimator() if part.spec.reuse_estimates}
+
     def actor_pass(
         self,
         obs: TensorDict,
@@ -319,6 +323,7 @@ class StrlPolicy(PolicyExtras):
         masks: TensorDict | None = None,
         latents: TensorDict | None = None,
         keep_state: bool = True,
+        stored: TensorDict | None = None,
     ) -> ActorOutput:
         r"""
         Run everything that leads to :math:`\pi(\cdot \mid o, h)`.
@@ -329,6 +334,7 @@ class StrlPolicy(PolicyExtras):
         :param masks: rows ``(B,)`` whose observations estimates replace; default as ``predict``
         :param latents: by segment, ``(B, Z)`` to use instead of running its encoder
         :param keep_state: whether anybody wants the states after sequences
+        :param stored: by estimator, raw estimates ``(B, E)`` to read instead of those made here
         """
         raw = self.actor_reader.raw(obs)
         if state is None:
@@ -342,7 +348,7 @@ class StrlPolicy(PolicyExtras):
             before = state.adaptor if name == "adaptor" else state.estimator
             estimates[name], new[name] = estimator(normal, before, batch_sizes, keep_state)
             mask = estimator.inference_mask(len(raw)) if masks is None else masks.get(name)
-            raw = estimator.splice(raw, estimates[name], mask)
+            raw = estimator.splice(raw, estimates[name], mask, (stored or {}).get(name))
         features: th.Tensor = self.actor_reader(obs, raw, latents)
         if self.actor_memory is not None:
             assert state.actor is not None
@@ -391,19 +397,24 @@ class StrlPolicy(PolicyExtras):
         return self.critic_pass(obs)[0]
 
     def evaluate(
-        self, obs: TensorDict, sequences: Sequences | None = None, masks: TensorDict | None = None
+        self,
+        obs: TensorDict,
+        sequences: Sequences | None = None,
+        masks: TensorDict | None = None,
+        stored: TensorDict | None = None,
     ) -> PolicyOutput:
         """
         Run actor and critic over a minibatch of groups ``(B, ...)``.
 
         :param sequences: how rows follow one another, for a policy with memory
         :param masks: what replaced observations in the rollout
+        :param stored: see :meth:`actor_pass`
         """
         if sequences is None and not self.estimators:
             return PolicyOutput(self.action_params(obs), self.values(obs), {})
         sizes = None if sequences is None else sequences.batch_sizes
         state = None if sequences is None else sequences.state
-        actor = self.actor_pass(obs, state, sizes, masks, keep_state=False)
+        actor = self.actor_pass(obs, state, sizes, masks, keep_state=False, stored=stored)
         before = None if state is None else state.critic
         values, _ = self.critic_pass(obs, before, sizes, keep_state=False)
         return PolicyOutput(actor.params, values, actor.estimates)

@@ -51,6 +51,7 @@ class TensorActorCritic(ActorCriticPolicy):
         masks: TensorDict | None = None,
         latents: TensorDict | None = None,
         keep_state: bool = True,
+        stored: TensorDict | None = None,
     ) -> ActorOutput:
         """Run the actor over one step or packed sequences."""
 

@@ -37,6 +37,9 @@ class EstimatorSpec:
         these names during a rollout
     :param inference_replace: what ``predict`` does: ``"always"`` replace, ``"never"``, or
         ``"sample"`` with ``replace_prob``; default ``"always"`` where ``replace_prob`` is positive
+    :param reuse_estimates: let the update read the estimates that the rollout acted on, not those
+        of the network as it is by then. What the actor reads stands still during an update, so that
+        divergence and ratios, and a learning rate that adapts to them, are the actor's own
     :param normalize_targets: predict targets in units of their running statistics; default as
         ``empirical_normalization`` of the policy
     """
@@ -48,6 +51,7 @@ class EstimatorSpec:
     use_actor_rnn: bool = False
     replace_prob: float = 0.0
     inference_replace: str | None = None
+    reuse_estimates: bool = False
     normalize_targets: bool | None = None
 
     @classmethod
@@ -90,6 +94,11 @@ class EstimatorSpec:
             raise StrlValueError(
                 f"{where}: use_actor_rnn=True estimates from what the actor has already read, so "
                 f"nothing can be replaced, but replace_prob is {self.replace_prob}. Set it to 0."
+            )
+        if self.reuse_estimates and not self.replace_prob > 0:
+            raise StrlValueError(
+                f"{where}: reuse_estimates=True, but replace_prob is {self.replace_prob}, so that "
+                "no estimate is read. Set replace_prob, e.g. to 1, or reuse_estimates=False."
             )
         if self.use_actor_rnn and name == "adaptor":
             raise StrlValueError(f"{where}: the adaptor cannot use the actor's memory. Leave it.")
@@ -235,18 +244,26 @@ class Estimator(nn.Module):
             return self.draw_mask((rows, 1), None)
         return th.ones((rows, 1), dtype=th.bool, device=self.columns.device)
 
-    def splice(self, vector: th.Tensor, estimate: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
+    def splice(
+        self,
+        vector: th.Tensor,
+        estimate: th.Tensor,
+        mask: th.Tensor | None,
+        stored: th.Tensor | None = None,
+    ) -> th.Tensor:
         """
         Return the raw vector with estimates in place of the marked rows' segments.
 
         :param vector: raw, ``(B, vector_dim)``; not changed
         :param estimate: as :meth:`forward` returns it; no gradient flows into it
         :param mask: ``(B,)`` bool, ``None`` for nothing
+        :param stored: raw estimates ``(B, E)`` to use instead
         """
         if mask is None or not self.replaces:
             return vector
         mine = vector.index_select(-1, self.target_columns)
-        mixed = th.where(mask.view(-1, 1), self.raw(estimate.detach()), mine)
+        new = self.raw(estimate.detach()) if stored is None else stored
+        mixed = th.where(mask.view(-1, 1), new, mine)
         return vector.index_copy(-1, self.target_columns, mixed)
 
     def target(self, obs: TensorDict) -> th.Tensor:

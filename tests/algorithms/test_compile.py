@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from sb3_strl import APPO, PPO
 from sb3_strl.common.compilation import compile_mode
+from tests.envs.robot import RobotToy
 from tests.envs.toy import DiscreteToy, PointMass
 
 SMALL: dict[str, Any] = {"net_arch": [8, 8], "optimizer_kwargs": {"eps": 1e-3}}
@@ -48,6 +49,18 @@ MAKERS = {
     ),
     "discrete": _ppo("MlpPolicy", lambda n: DiscreteToy(spaces.Discrete(3), n)),
     "memory": _ppo("MlpLstmPolicy", PointMass, policy_kwargs={"rnn": {"hidden_size": 8}}),
+    "reused estimates": _ppo(
+        "EstimatorPolicy",
+        RobotToy,
+        policy_kwargs={
+            "estimator": {
+                "obs_components": ["proprio"],
+                "target_components": ["velocity"],
+                "replace_prob": 0.5,
+                "reuse_estimates": True,
+            }
+        },
+    ),
     "motion prior": _appo,
 }
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch as th
 
+from sb3_strl import EstimatorPPO
 from sb3_strl.common.errors import StrlValueError
-from tests.objectives.test_estimation import collect, make
+from tests.objectives.test_estimation import collect, make, whole
 
 STATS = ("loss", "r2", "rmse", "mae")
 
@@ -62,3 +63,28 @@ def test_a_fraction_is_replaced() -> None:
 def test_the_actors_memory_cannot_read_what_it_estimates() -> None:
     with pytest.raises(StrlValueError, match="use_actor_rnn=True estimates from what the actor"):
         make("EstimatorLstmPolicy", estimator={"use_actor_rnn": True, "replace_prob": 0.5})
+
+
+@pytest.mark.parametrize(
+    "alias", ["EstimatorPolicy", "EstimatorLstmPolicy", "PrivilegeEstimatorPolicy"]
+)
+@pytest.mark.parametrize("reuse", [False, True])
+def test_reused_estimates_keep_the_actors_input_still(alias: str, reuse: bool) -> None:
+    spec = {"replace_prob": 0.5, "reuse_estimates": reuse}
+    parts = {"estimator": spec, **({"adaptor": spec} if "Privilege" in alias else {})}
+    model = make(alias, **parts)
+    model.learn(2 * model.n_steps * model.n_envs, log_interval=None)  # statistics that are not 0, 1
+    collect(model)
+    before = log_ratio(model)
+    assert before.abs().max() < 1e-5
+    with th.no_grad():
+        for _, estimator in model.policy.each_estimator():
+            for parameter in estimator.net.parameters():
+                parameter.add_(0.3)
+    assert (log_ratio(model).abs().max() < 1e-5) == reuse
+
+
+def log_ratio(model: EstimatorPPO) -> th.Tensor:
+    """Return the log ratios of the whole rollout."""
+    batch, out = whole(model)
+    return model.policy.action_head.log_prob(out.params, batch.actions) - batch.old_log_prob

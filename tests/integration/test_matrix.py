@@ -13,6 +13,7 @@ import pytest
 import torch as th
 
 from sb3_strl import APPO, PPO
+from sb3_strl.algorithms.minibatch import evaluate_batch
 from tests.envs.robot import RobotToy
 
 pytestmark = pytest.mark.integration
@@ -43,6 +44,7 @@ KWARGS: dict[str, dict[str, Any]] = {
             "target_components": ["mass"],
             "kwargs": {"hidden_sizes": [6]},
             "replace_prob": 0.5,
+            "reuse_estimates": True,
         }
     },
     "Estimator": {
@@ -92,8 +94,7 @@ def watch_first_minibatch(model: PPO, monkeypatch: pytest.MonkeyPatch) -> list[t
     def spy(self: PPO, batch: Any) -> bool:
         if self._steps_taken == 0:
             with th.no_grad():
-                masks = {name: batch.extras[f"{name}/mask"] for name in self.collector.masks}
-                out = self.policy.evaluate(batch.observations, batch.sequences, masks)
+                out = evaluate_batch(self.policy, batch, with_values=True)
                 log_prob = self.policy.action_head.log_prob(out.params, batch.actions)
                 ratio = (log_prob - batch.old_log_prob).exp()
                 value_gap = (out.values - batch.old_values).abs().max()

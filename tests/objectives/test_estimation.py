@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sb3_strl import PPO, EstimatorPPO
 from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
+from sb3_strl.algorithms.minibatch import evaluate_batch
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from tests.envs.robot import RobotToy
 
@@ -48,8 +49,7 @@ def whole(model: EstimatorPPO) -> tuple[Any, Any]:
     buffer = model.rollout_buffer
     batches = buffer.get_sequences(1) if model.policy.is_recurrent else buffer.get()
     batch = next(iter(batches))
-    masks = {name: batch.extras[f"{name}/mask"] for name in model.collector.masks}
-    return batch, model.policy.evaluate(batch.observations, batch.sequences, masks)
+    return batch, evaluate_batch(model.policy, batch, with_values=True)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,10 @@ def test_the_loss_sums_features_and_averages_samples(name: str, kwargs: dict[str
     assert th.allclose(loss, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("alias", ["EstimatorPolicy", "EstimatorGruPolicy"])
-def test_gradients_are_disjoint(alias: str) -> None:
-    model = make(alias, estimator={"replace_prob": 0.7})
+def test_gradients_are_disjoint(alias: str, reuse: bool) -> None:
+    model = make(alias, estimator={"replace_prob": 0.7, "reuse_estimates": reuse})
     collect(model)
     batch, out = whole(model)
     loss = model.estimation.loss(batch, out)
