@@ -42,6 +42,7 @@ MOTION_PRIOR = comparison.Comparison(
     peers={
         "sb3_strl_ppo": ("benchmarks.learners.motion_peer", "PlainPeer"),
         "sb3_strl_appo": ("benchmarks.learners.motion_peer", "PriorPeer"),
+        "sb3_strl_appo_16th": ("benchmarks.learners.motion_peer", "SubsetPeer"),
     },
     envs=(1024,),
     references={**comparison.REFERENCES, "ppo": "sb3_strl_ppo"},

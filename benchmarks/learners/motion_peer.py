@@ -91,3 +91,18 @@ class PriorPeer(PlainPeer):
         """Count the trainable numbers of actor, critic and action noise."""
         discriminator: Any = self.model.policy.discriminator
         return super().n_parameters() - common.count_parameters(discriminator.parameters())
+
+
+class SubsetPeer(PriorPeer):
+    """
+    The same, but of every minibatch the discriminator sees a sixteenth.
+
+    :param setup: what all peers share
+    """
+
+    name = "sb3_strl_appo_16th"
+
+    def more_options(self, setup: common.Setup) -> dict[str, Any]:
+        """Return the number of rows."""
+        rows = setup.n_envs * setup.n_steps // setup.n_minibatches
+        return {"discriminator_batch_size": max(1, rows // 16)}

@@ -103,8 +103,14 @@ class StrlPeer(OnPolicyPeer):
             compile=self.compile,
             seed=setup.seed,
             device=setup.device,
+            **self.more_options(setup),
         )
         super().__init__(model)
+
+    def more_options(self, setup: common.Setup) -> dict[str, Any]:
+        """Return further settings of the algorithm."""
+        del setup
+        return {}
 
     def more_policy_kwargs(self, setup: common.Setup) -> dict[str, Any]:
         """Return further settings of the networks."""

@@ -29,6 +29,7 @@ class MotionPriorKwargs(TypedDict, total=False):
     discriminator_learning_rate: float | None
     discriminator_weight_decay: tuple[float, float]
     discriminator_max_grad_norm: float
+    discriminator_batch_size: int | None
     discriminator_optimizer: Literal["separate", "joint"]
     amp_replay_size: int
     amp_obs_dim: int | None
@@ -57,6 +58,8 @@ class APPO(PPO):
     :param discriminator_learning_rate: default: ``learning_rate`` at the start
     :param discriminator_weight_decay: of trunk and head
     :param discriminator_max_grad_norm: bound on its gradient norm
+    :param discriminator_batch_size: rows of either side that it learns from in every minibatch,
+        ``None`` for all
     :param discriminator_optimizer: ``"separate"`` or ``"joint"``
     :param amp_replay_size: past policy features to mix into every minibatch, 0 for none
     :param amp_obs_dim: checked against the width of ``ref_obs``, else inferred
@@ -86,6 +89,7 @@ class APPO(PPO):
         discriminator_learning_rate: float | None = None,
         discriminator_weight_decay: tuple[float, float] = (0.0, 0.0),
         discriminator_max_grad_norm: float = 1.0,
+        discriminator_batch_size: int | None = None,
         discriminator_optimizer: Literal["separate", "joint"] = "separate",
         amp_replay_size: int = 0,
         amp_obs_dim: int | None = None,
@@ -102,6 +106,7 @@ class APPO(PPO):
         self.discriminator_learning_rate = discriminator_learning_rate
         self.discriminator_weight_decay = discriminator_weight_decay
         self.discriminator_max_grad_norm = discriminator_max_grad_norm
+        self.discriminator_batch_size = discriminator_batch_size
         self.discriminator_optimizer = discriminator_optimizer
         self.amp_replay_size = amp_replay_size
         self.amp_obs_dim = amp_obs_dim
@@ -154,6 +159,7 @@ class APPO(PPO):
                 discriminator_learning_rate=self.discriminator_learning_rate,
                 discriminator_weight_decay=self.discriminator_weight_decay,
                 discriminator_max_grad_norm=self.discriminator_max_grad_norm,
+                discriminator_batch_size=self.discriminator_batch_size,
                 discriminator_optimizer=self.discriminator_optimizer,
                 amp_replay_size=self.amp_replay_size,
                 expert_source=self._expert(),

@@ -36,6 +36,8 @@ class MotionPriorOptions:
         rate, which the adaptive schedule does not touch here
     :param discriminator_weight_decay: of trunk and head
     :param discriminator_max_grad_norm: bound on its gradient norm
+    :param discriminator_batch_size: rows of either side, drawn with replacement from every
+        minibatch, that the discriminator learns from; ``None`` for all of them
     :param discriminator_optimizer: ``"separate"``, or ``"joint"`` to add its loss to the policy's,
         as the literature's code often does
     :param amp_replay_size: rows of past policy features to mix in; 0 for none
@@ -49,6 +51,7 @@ class MotionPriorOptions:
     discriminator_learning_rate: float | None = None
     discriminator_weight_decay: tuple[float, float] = (0.0, 0.0)
     discriminator_max_grad_norm: float = 1.0
+    discriminator_batch_size: int | None = None
     discriminator_optimizer: Literal["separate", "joint"] = "separate"
     amp_replay_size: int = 0
     expert_source: object = "env"
@@ -131,6 +134,12 @@ class AdversarialMotionPrior(Objective):
         ):
             if value < 0:
                 raise StrlValueError(f"APPO: {name} is {value}. It must not be negative.")
+        size = options.discriminator_batch_size
+        if size is not None and size < 1:
+            raise StrlValueError(
+                f"APPO: discriminator_batch_size is {size}. It must be positive, or None for all "
+                "rows of a minibatch."
+            )
         if options.discriminator_optimizer not in ("separate", "joint"):
             raise StrlValueError(
                 f"APPO: discriminator_optimizer is {options.discriminator_optimizer!r}. Known: "
@@ -304,7 +313,7 @@ class AdversarialMotionPrior(Objective):
         self.optimizer.step()
 
     def _losses(self, batch: RolloutBatch) -> th.Tensor:
-        features, valid = batch.extras["amp/features"], batch.extras["amp/valid"]
+        features, valid, expert, expert_valid = self._rows(batch.extras)
         if self.options.amp_replay_size and self.replay is not None:
             half = len(features) // 2
             past = self.replay.sample(len(features) - half, self.generator)
@@ -312,17 +321,23 @@ class AdversarialMotionPrior(Objective):
             is_filled = (self.replay.count > 0).expand(len(past))
             valid = th.cat([valid[:half], is_filled])
         losses = self.discriminator.losses(
-            features,
-            batch.extras["amp/expert"],
-            valid,
-            batch.extras["amp/expert_valid"],
-            coef=self.options.discriminator_loss_coef,
+            features, expert, valid, expert_valid, coef=self.options.discriminator_loss_coef
         )
         stats = th.stack([*losses._replace(total=losses.total.detach())])
         self._sums = stats if self._sums is None else self._sums.add_(stats)
         self._stat_names = losses._fields
         self._n_updates += 1
         return losses.total
+
+    def _rows(self, extras: TensorDict) -> list[th.Tensor]:
+        """Return features and validity of both sides, in as many rows as the options say."""
+        sides = [extras[f"amp/{name}"] for name in ("features", "valid", "expert", "expert_valid")]
+        size, n_rows = self.options.discriminator_batch_size, len(sides[0])
+        if size is None or size >= n_rows:
+            return sides
+        # One draw for both sides: no loss pairs their rows.
+        rows = th.randint(n_rows, (size,), generator=self.generator, device=sides[0].device)
+        return [side.index_select(0, rows) for side in sides]
 
     # ------------------------------------------------------------------ reporting
 

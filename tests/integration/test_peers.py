@@ -23,6 +23,7 @@ COLUMNS = {
     *("peer", "workload", "n_envs", "iteration_s", "collect_s", "update_s"),
     *("ratio_to_rsl_rl", "ratio_to_sb3"),
 }
+MOTION_PEERS = ("sb3_strl_ppo", "sb3_strl_appo", "sb3_strl_appo_16th")
 FEW = ["--smoke", "--n-steps", "4", "--n-epochs", "1"]
 
 
@@ -53,19 +54,19 @@ def test_smoke_run_covers_every_workload(tmp_path: Path, monkeypatch: pytest.Mon
     markdown = tmp_path / "table.md"
     rows = run(
         tmp_path,
-        *("--peers", "sb3", "sb3_contrib", "sb3_strl", "sb3_strl_ppo", "sb3_strl_appo"),
+        *("--peers", "sb3", "sb3_contrib", "sb3_strl", *MOTION_PEERS),
         *("--markdown", str(markdown)),
     )
     assert {(row["workload"], row["peer"]) for row in rows} == {
         *((name, peer) for name in ("standard", "tiny") for peer in ("sb3", "sb3_strl")),
         *((name, peer) for name in ("long", "short") for peer in ("sb3_contrib", "sb3_strl")),
-        *(("appo", peer) for peer in ("sb3_strl_ppo", "sb3_strl_appo")),
+        *(("appo", peer) for peer in MOTION_PEERS),
     }
     assert all(row.keys() >= COLUMNS and row["ratio_to_rsl_rl"] is None for row in rows)
     assert all((row["ratio_to_sb3"] is None) == (row["workload"] == "appo") for row in rows)
     assert all(("operators" in row) == (_is_counted(row)) for row in rows)
     prior = rows[-1]
-    assert prior["peer"] == "sb3_strl_appo"
+    assert prior["peer"] == MOTION_PEERS[-1]
     assert prior["ratio_to_ppo"] > 0
     text = markdown.read_text()
     assert rows[0]["cpu"] in text.splitlines()[0]

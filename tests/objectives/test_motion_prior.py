@@ -166,3 +166,38 @@ def test_windows_that_span_a_reset_earn_nothing_and_teach_nothing() -> None:
         extras = {**batch.extras, "amp/features": spoiled}
         losses.append(float(model.motion_prior._losses(batch._replace(extras=extras))))
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("optimizer", ["separate", "joint"])
+def test_the_discriminator_learns_from_some_rows_of_a_minibatch(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(discriminator_batch_size=5, discriminator_optimizer=optimizer)
+    discriminator, seen = model.motion_prior.discriminator, []
+    original = discriminator.losses
+
+    def spy(*sides: th.Tensor, coef: float) -> object:
+        seen.append(sides)
+        return original(*sides, coef=coef)
+
+    monkeypatch.setattr(discriminator, "losses", spy)
+    model.learn(48)
+    stored = model.rollout_buffer
+    pairs = th.cat((stored["amp/features"], stored["amp/expert"]), -1).flatten(0, 1)
+    for features, expert, valid, expert_valid in seen:
+        assert [len(side) for side in (features, expert, valid, expert_valid)] == [5] * 4
+        rows = th.cat((features, expert), -1)
+        assert (rows[:, None] == pairs[None]).all(-1).any(-1).all()
+    assert len({tuple(features.flatten().tolist()) for features, *_ in seen}) == len(seen)
+
+
+def test_as_many_rows_as_there_are_is_all_of_them() -> None:
+    models = [make(discriminator_batch_size=size).learn(96) for size in (None, 10_000)]
+    first, second = (model.policy.state_dict() for model in models)
+    for name, value in first.items():
+        assert th.equal(value, second[name]), name
+
+
+def test_a_discriminator_needs_rows() -> None:
+    with pytest.raises(StrlValueError, match="discriminator_batch_size is 0"):
+        make(discriminator_batch_size=0)
