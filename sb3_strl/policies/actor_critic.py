@@ -276,13 +276,6 @@ class StrlPolicy(PolicyExtras):
         """Logarithm of the action noise ``(A,)``, ``None`` for discrete actions."""
         return self.action_head.log_std if isinstance(self.action_head, GaussianHead) else None
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Observation groups that acting, valuing and estimating read, each once."""
-        names = [*self.actor_reader.groups, *self.critic_reader.groups]
-        names += [target.group for _, part in self.each_estimator() for target in part.targets]
-        return tuple(dict.fromkeys(names))
-
     def each_estimator(self) -> list[tuple[str, Estimator]]:
         """Return the adaptor and the estimator, those that exist, by name."""
         return [(name, cast("Estimator", module)) for name, module in self.estimators.items()]

@@ -41,6 +41,14 @@ class PolicyExtras(TensorActorCritic):
         set_bfloat16(bfloat16_networks(*parts), enabled)
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """Observation groups that acting, valuing and estimating read, each once."""
+        policy = cast("StrlPolicy", self)
+        names = [*policy.actor_reader.groups, *policy.critic_reader.groups]
+        names += [target.group for _, part in policy.each_estimator() for target in part.targets]
+        return tuple(dict.fromkeys(names))
+
+    @property
     def statistics_groups(self) -> tuple[str, ...]:
         """Observation groups that running statistics read, each once."""
         policy = cast("StrlPolicy", self)
