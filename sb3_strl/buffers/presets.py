@@ -73,7 +73,8 @@ def target_field(estimator: str) -> str:
 
 def estimator_target_fields(widths: Mapping[str, int]) -> dict[str, FieldSpec]:
     """
-    Fields of estimators; where they replace observations, :func:`mask_field` is the algorithm's.
+    Fields of estimators; where they replace observations, :func:`mask_field` and
+    :func:`estimate_field` are the algorithm's.
 
     :param widths: number of target columns E by estimator
     """

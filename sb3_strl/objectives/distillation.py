@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_strl.buffers.dilated_queue import DilatedQueue
-from sb3_strl.buffers.presets import TEACHER_ACTIONS, label_fields, mask_field
+from sb3_strl.buffers.presets import TEACHER_ACTIONS, estimate_field, label_fields, mask_field
 from sb3_strl.buffers.rollout_buffer import OBS, FieldSpec, RolloutBatch, RolloutBuffer
 from sb3_strl.common.devices import fetch_rows
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
@@ -323,9 +323,15 @@ class TeacherDistillation(Objective):
             for name, estimator in self.policy.each_estimator()
             if estimator.replaces
         }
+        # Old steps have no estimates, like no hidden states: theirs would be those of old weights.
+        stored = {
+            name: batch.extras[estimate_field(name)]
+            for name in self.policy.reused_estimates()
+            if estimate_field(name) in batch.extras
+        }
         sizes = None if sequences is None else sequences.batch_sizes
         return self.policy.actor_pass(
-            batch.observations, state, sizes, masks, keep_state=False
+            batch.observations, state, sizes, masks, keep_state=False, stored=stored
         ).params
 
     def _action_distance(self, batch: RolloutBatch, params: TensorDict) -> th.Tensor:

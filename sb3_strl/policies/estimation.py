@@ -39,7 +39,8 @@ class EstimatorSpec:
         ``"sample"`` with ``replace_prob``; default ``"always"`` where ``replace_prob`` is positive
     :param reuse_estimates: let the update read the estimates that the rollout acted on, not those
         of the network as it is by then. What the actor reads stands still during an update, so that
-        divergence and ratios, and a learning rate that adapts to them, are the actor's own
+        divergence and ratios, and a learning rate that adapts to them, are the actor's own.
+        Older rollouts that a student imitates are estimated anew
     :param normalize_targets: predict targets in units of their running statistics; default as
         ``empirical_normalization`` of the policy
     """

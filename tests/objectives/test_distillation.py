@@ -193,6 +193,50 @@ def test_random_memory_is_for_the_distance_alone(alias: str) -> None:
     assert (gap[:heads] > 1e-6).all()
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_the_rollouts_estimates_are_read_under_random_memory_and_not_in_older_steps(
+    reuse: bool,
+) -> None:
+    model = make(
+        trained(env=RobotToy(6)),
+        RobotToy(6),
+        policy="EstimatorGruPolicy",
+        policy_kwargs={
+            "estimator": {
+                "obs_components": ["proprio", "mass"],
+                "target_components": ["velocity"],
+                "kwargs": {"hidden_sizes": [6]},
+                "replace_prob": 1.0,
+                "reuse_estimates": reuse,
+            }
+        },
+        hidden_state_resample_prob=1.0,
+        buffer_dilation_ratio=2.0,
+    )
+    distillation = model.distillation
+    for _ in range(2):
+        collect(model)
+        batch, out = first_batch(model)
+    older = distillation._old_batch(len(batch.advantages))
+    assert older is not None
+
+    def means() -> list[th.Tensor]:
+        found = []
+        for part, params in ((batch, out.params), (older, {})):
+            distillation.generator.manual_seed(0)
+            found.append(distillation._params(part, params)["mean"].detach())
+        return found
+
+    before = means()
+    with th.no_grad():
+        for _, estimator in model.policy.each_estimator():
+            for parameter in estimator.net.parameters():
+                parameter.add_(0.3)
+    after = means()
+    assert th.equal(before[0], after[0]) == reuse
+    assert not th.allclose(before[1], after[1])
+
+
 def test_states_are_replaced_as_a_whole() -> None:
     lstm = (th.zeros(2, 500, 3), th.zeros(2, 500, 3))
     state = PolicyState(actor=lstm, estimator=th.zeros(1, 500, 4))
