@@ -124,7 +124,8 @@ class RolloutCollector:
         self.state = out.state._replace(critic=self.state.critic)
         self.estimates = out.estimates
         for name, estimator in policy.reused_estimates().items():
-            self.buffer[estimate_field(name)][step].copy_(estimator.raw(out.estimates[name]))
+            estimates = estimator.raw(out.estimates[name])
+            self.buffer.storage.write(estimate_field(name), step, estimates)
         return out.params, actions
 
     @th.no_grad()

@@ -86,7 +86,7 @@ def make(
     if ALGORITHMS[algorithm][0]:
         settings.update(teacher=teacher, teacher_act_prob=0.5, distill_target="mse_sum")
     if ALGORITHMS[algorithm][1]:
-        settings["amp_replay_size"] = 20
+        settings.update(amp_replay_size=20, discriminator_batch_size=5)
     alias = f"{''.join(words) or 'Mlp'}{rnn}Policy"
     env = RobotToy(N_ENVS, termination_prob=0.1)
     return algorithm(alias, env, policy_kwargs=kwargs, **{**settings, **options})
