@@ -37,7 +37,7 @@ class MotionPriorOptions:
     :param discriminator_weight_decay: of trunk and head
     :param discriminator_max_grad_norm: bound on its gradient norm
     :param discriminator_batch_size: rows of either side, drawn with replacement from every
-        minibatch, that the discriminator learns from; ``None`` for all of them
+        minibatch, that the discriminator learns from; ``None``, or more than there are, for all
     :param discriminator_optimizer: ``"separate"``, or ``"joint"`` to add its loss to the policy's,
         as the literature's code often does
     :param amp_replay_size: rows of past policy features to mix in; 0 for none
