@@ -5,9 +5,9 @@ An estimator of the base velocity on the walker whose actor cannot sense it.
 
 ``frame``       PPO whose actor sees the noisy proprioception of the moment
 ``without``     PPO whose actor sees its history, too, through an encoder
-``recomputed``  EstimatorPPO whose actor sees the same, and an estimate of the base velocity that is
+``estimator``   EstimatorPPO whose actor sees the same, and an estimate of the base velocity that is
                 regressed on both
-``estimator``   the same with ``reuse_estimates``: updates read the rollout's estimates
+``recomputed``  the same without ``reuse_estimates``: updates compute estimates anew
 ``oracle``      PPO whose actor sees the same, and the true velocity, for scale
 
 R squared is that of the estimator, over all steps before a fall of episodes of robots that nobody
@@ -54,8 +54,8 @@ from sb3_strl.policies import StrlPolicy
 SEES = {
     "frame": ("policy",),
     "without": ("policy", "history"),
-    "recomputed": ("policy", "history", "velocity"),
     "estimator": ("policy", "history", "velocity"),
+    "recomputed": ("policy", "history", "velocity"),
     "oracle": ("policy", "history", "velocity"),
 }
 """Groups of the actors; of ``velocity`` the arms with an estimator read their estimate."""

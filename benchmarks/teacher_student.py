@@ -109,6 +109,7 @@ STUDENT_POLICY: dict[str, Any] = {
         "kwargs": {"hidden_sizes": [256, 64]},
         # The truth never reaches the actor, neither in training nor afterwards.
         "replace_prob": 1.0,
+        "reuse_estimates": False,
     },
 }
 

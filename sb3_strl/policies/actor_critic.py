@@ -306,7 +306,7 @@ class StrlPolicy(PolicyExtras):
 
     def reused_estimates(self) -> dict[str, Estimator]:
         """Return the estimators whose output in the rollout is what updates read, by name."""
-        return {name: part for name, part in self.each_estimator() if part.spec.reuse_estimates}
+        return {name: estimator for name, estimator in self.each_estimator() if estimator.reuses}
 
     def actor_pass(
         self,

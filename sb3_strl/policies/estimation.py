@@ -52,7 +52,7 @@ class EstimatorSpec:
     use_actor_rnn: bool = False
     replace_prob: float = 0.0
     inference_replace: str | None = None
-    reuse_estimates: bool = False
+    reuse_estimates: bool = True
     normalize_targets: bool | None = None
 
     @classmethod
@@ -95,11 +95,6 @@ class EstimatorSpec:
             raise StrlValueError(
                 f"{where}: use_actor_rnn=True estimates from what the actor has already read, so "
                 f"nothing can be replaced, but replace_prob is {self.replace_prob}. Set it to 0."
-            )
-        if self.reuse_estimates and not self.replace_prob > 0:
-            raise StrlValueError(
-                f"{where}: reuse_estimates=True, but replace_prob is {self.replace_prob}, so that "
-                "no estimate is read. Set replace_prob, e.g. to 1, or reuse_estimates=False."
             )
         if self.use_actor_rnn and name == "adaptor":
             raise StrlValueError(f"{where}: the adaptor cannot use the actor's memory. Leave it.")
@@ -204,6 +199,11 @@ class Estimator(nn.Module):
     def replaces(self) -> bool:
         """Whether estimates may enter the actor's observation."""
         return self.spec.replace_prob > 0
+
+    @property
+    def reuses(self) -> bool:
+        """Whether updates read what it said in the rollout."""
+        return self.replaces and self.spec.reuse_estimates
 
     def forward(
         self,

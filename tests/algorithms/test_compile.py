@@ -57,7 +57,6 @@ MAKERS = {
                 "obs_components": ["proprio"],
                 "target_components": ["velocity"],
                 "replace_prob": 0.5,
-                "reuse_estimates": True,
             }
         },
     ),

@@ -44,6 +44,7 @@ KWARGS: dict[str, dict[str, Any]] = {
             "target_components": ["mass"],
             "kwargs": {"hidden_sizes": [6]},
             "replace_prob": 0.5,
+            "reuse_estimates": False,
         }
     },
     "Estimator": {
@@ -52,7 +53,6 @@ KWARGS: dict[str, dict[str, Any]] = {
             "target_components": ["velocity"],
             "kwargs": {"hidden_sizes": [6]},
             "replace_prob": 0.5,
-            "reuse_estimates": True,
         }
     },
     "Amp": {"amp_discriminator": {"task_reward_lerp": 0.5, "hidden_dims": [8]}},

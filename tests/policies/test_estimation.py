@@ -181,7 +181,6 @@ def test_a_target_that_only_the_critic_has() -> None:
         ({"target_components": ["velocty"]}, KeyError, "velocty"),
         ({"target_components": []}, TypeError, r"\['target_components'\] must be given"),
         ({"replace_prob": 1.5}, ValueError, r"replace_prob is 1.5. It must be in \[0, 1\]"),
-        ({"reuse_estimates": True}, ValueError, "reuse_estimates=True, but replace_prob is 0"),
         ({"inference_replace": "maybe"}, ValueError, "inference_replace is 'maybe'"),
         ({"use_actor_rnn": True}, ValueError, "needs a recurrent policy"),
         ({"use_actor_rnn": True, "replace_prob": 0.1}, ValueError, "nothing can be replaced"),
