@@ -22,8 +22,10 @@ from sb3_strl import (
     EstimatorTPPO,
 )
 from sb3_strl.algorithms.minibatch import evaluate_batch
+from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.objectives import Objective
 from tests.envs.robot import RobotToy
+from tests.host_sync import no_host_sync
 from tests.integration.test_matrix import KWARGS
 from tests.integration.test_resume import content, differences
 
@@ -113,7 +115,7 @@ class RatioCheck(BaseCallback):
 
 @pytest.mark.parametrize(("algorithm", "words", "rnn"), CASES, ids=NAMES)
 def test_trains_all_parts_with_ratio_one(
-    algorithm: type[PPO], words: tuple[str, ...], rnn: str, teacher: PPO
+    algorithm: type[PPO], words: tuple[str, ...], rnn: str, teacher: PPO, tmp_path: Path
 ) -> None:
     model = make(algorithm, words, rnn, teacher)
     before = {name: value.clone() for name, value in model.policy.named_parameters()}
@@ -132,10 +134,22 @@ def test_trains_all_parts_with_ratio_one(
         buffer = model.rollout_buffer
         driven = ~buffer["on_policy"]
         assert th.equal(buffer["actions"][driven], buffer["teacher/actions"][driven])
+    model.save(tmp_path / "model.zip")
+    obs = RobotToy(N_ENVS).reset()
+    loaded = algorithm.load(tmp_path / "model.zip")
+    assert np.array_equal(
+        loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0]
+    )
 
 
+FULLEST = {
+    algorithm: max((words for a, words, _ in CASES if a is algorithm), key=len)
+    for algorithm in dict.fromkeys(case[0] for case in CASES)
+}
 RESUMED = [
-    case for case in CASES if case[1] in (("Estimator", "Amp"), ("Estimator",), ("Amp",), ())
+    case
+    for case in CASES
+    if case[1] in (("Estimator", "Amp"), ("Estimator",), ("Amp",), (), FULLEST[case[0]])
 ]
 
 
@@ -173,6 +187,51 @@ def test_saved_loaded_and_resumed_equals_uninterrupted(
         point = whole["training_state.pth"]["point"]["objectives"]["teacher"]
         assert point["use_teacher"].dtype == th.bool
         assert len(point["memory"]) == 2
+
+
+@pytest.mark.parametrize("rnn", ["", "Gru", "Lstm"])
+@pytest.mark.parametrize("algorithm", FULLEST, ids=lambda algorithm: algorithm.__name__)
+def test_steps_and_minibatches_never_wait_for_the_device(
+    algorithm: type[PPO], rnn: str, teacher: PPO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(algorithm, FULLEST[algorithm], rnn, teacher, schedule="adaptive")
+    model.learn(ROLLOUT)
+    watched = []
+
+    def watch(function: Any) -> Any:
+        def wrapper(*args: Any) -> Any:
+            watched.append(function.__name__)
+            with no_host_sync():
+                return function(*args)
+
+        return wrapper
+
+    monkeypatch.setattr(RolloutCollector, "act", watch(RolloutCollector.act))
+    monkeypatch.setattr(RolloutCollector, "step", watch(RolloutCollector.step))
+    monkeypatch.setattr(PPO, "_minibatch", watch(PPO._minibatch))
+    for objective in model.objectives:
+        monkeypatch.setattr(objective, "on_step", watch(objective.on_step))
+    model.learn(2 * ROLLOUT, reset_num_timesteps=False)
+    assert {"act", "step", "on_step", "_minibatch"} == set(watched)
+
+
+TAUGHT = [algorithm for algorithm, (teaches, *_) in ALGORITHMS.items() if teaches]
+
+
+@pytest.mark.parametrize("algorithm", TAUGHT, ids=lambda algorithm: algorithm.__name__)
+def test_labels_are_the_teachers_whoever_acts(algorithm: type[PPO]) -> None:
+    env = RobotToy(N_ENVS)
+    groups = {"actor": ["critic"]}
+    source = PPO("MlpPolicy", env, n_steps=8, policy_kwargs={"obs_groups": groups}, seed=5)
+    model = make(algorithm, FULLEST[algorithm], "", source.learn(64))
+    model.learn(ROLLOUT)
+    buffer = model.rollout_buffer
+    obs = {group: value.flatten(0, 1) for group, value in buffer.obs().items()}
+    labels = buffer["teacher/actions"].flatten(0, 1)
+    assert th.allclose(labels, source.policy.act(obs)[0], atol=1e-6)
+    own = buffer["on_policy"].flatten()
+    assert own.any()
+    assert not (labels == buffer["actions"].flatten(0, 1))[own].any()
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
