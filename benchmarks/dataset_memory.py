@@ -2,9 +2,11 @@
 How much memory does a dataset need that is larger than memory?
 
 Writes trajectories of random numbers until the dataset has the size asked for, then, in a process
-of its own, walks through all of it and prints the most memory that process ever held::
+of its own, walks through all of it, or trains a student on all of it, and prints the most memory
+that process ever held::
 
     python benchmarks/dataset_memory.py --gigabytes 4
+    python benchmarks/dataset_memory.py --gigabytes 4 --train
 """
 
 from __future__ import annotations
@@ -18,14 +20,19 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
+from sb3_strl import TPPO
+from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.data import RolloutDataset, RolloutWriter
+from sb3_strl.envs import TensorVecEnv
 
 OBS, CRITIC, ACTIONS = 512, 640, 32
 STEPS, RECORDED_ENVS, FLUSH = 1000, 64, 250
@@ -82,6 +89,74 @@ def walk(folder: Path, num_envs: int) -> dict[str, float]:
     }
 
 
+class Recorded(TensorVecEnv):
+    """
+    The spaces of what was recorded; it stands still while a dataset is played.
+
+    :param num_envs: number of robots
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        widths = {"policy": OBS, "critic": CRITIC}
+        groups: dict[str, spaces.Space[Any]] = {
+            name: spaces.Box(-np.inf, np.inf, (n,)) for name, n in widths.items()
+        }
+        actions = spaces.Box(-1.0, 1.0, (ACTIONS,))
+        super().__init__(num_envs, spaces.Dict(groups), actions, th.device("cpu"))
+        self.obs: TensorDict = {name: th.zeros(num_envs, n) for name, n in widths.items()}
+
+    def reset_tensor(self) -> TensorDict:
+        """Return zeros."""
+        return self.obs
+
+    def step_tensor(self, actions: th.Tensor) -> TensorStep:
+        """Return zeros."""
+        del actions
+        none = th.zeros(self.num_envs, dtype=th.bool)
+        return TensorStep(self.obs, none.float(), none, none, None, {})
+
+
+def train(folder: Path, num_envs: int) -> dict[str, float]:
+    """
+    Let a student imitate as many frames as there are, in random order of trajectories.
+
+    :param folder: the dataset's
+    :param num_envs: robots of a rollout
+    :return: frames, seconds, the last loss, and this process's peak memory before and after
+    """
+    th.set_num_threads(1)
+    before = peak_memory()
+    start = time.perf_counter()
+    model = TPPO(
+        "MlpPolicy",
+        Recorded(num_envs),
+        pretrain_dataset=folder,
+        pretrain_iterations=-1,
+        using_ppo=False,
+        distill_target="mse_sum",
+        n_steps=24,
+        n_epochs=1,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"net_arch": [256, 128, 64]},
+    )
+    rows = 24 * num_envs
+    model.learn(max(count_frames(folder) // rows, 1) * rows)
+    return {
+        "frames": model.num_timesteps,
+        "seconds": time.perf_counter() - start,
+        "loss": model.logger.name_to_value["distill/loss"],
+        "imports_mb": before / 1e6,
+        "peak_mb": peak_memory() / 1e6,
+    }
+
+
+def count_frames(folder: Path) -> int:
+    """Return the number of frames of a dataset."""
+    metadata = json.loads((folder / "metadata.json").read_text())
+    return int(metadata["total_timesteps"])
+
+
 def peak_memory() -> int:
     """Return the largest resident set of this process so far, in bytes."""
     status = Path("/proc/self/status")
@@ -93,24 +168,28 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-def measure(folder: Path, num_envs: int) -> dict[str, float]:
+def measure(
+    folder: Path, num_envs: int, task: Callable[[Path, int], dict[str, float]] = walk
+) -> dict[str, float]:
     """
-    Run :func:`walk` in a fresh process.
+    Run :func:`walk` or :func:`train` in a fresh process.
 
     :param folder: the dataset's
     :param num_envs: rows of a batch
+    :param task: which of them
     :return: what it found
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(walk, folder, num_envs).result()
+        return pool.submit(task, folder, num_envs).result()
 
 
 def main() -> None:
-    """Write, walk, print."""
+    """Write, walk or train, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--num-envs", type=int, default=64)
+    parser.add_argument("--train", action="store_true", help="train on it instead of walking")
     parser.add_argument(
         "--folder", type=Path, help="keep the dataset here; default: a temporary one"
     )
@@ -124,7 +203,7 @@ def main() -> None:
             write_dataset(folder, options.gigabytes)
         written_s = time.perf_counter() - start
         size = sum(path.stat().st_size for path in folder.rglob("*.npz"))
-        found = measure(folder, options.num_envs)
+        found = measure(folder, options.num_envs, train if options.train else walk)
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
