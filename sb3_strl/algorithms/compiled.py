@@ -72,6 +72,7 @@ class MinibatchRunner:
     :param parameters: what is trained
     :param objectives: what else is optimised
     :param mode: of ``torch.compile``, ``None`` to compile nothing
+    :param told: see :class:`~sb3_strl.common.compilation.Compiled`
     """
 
     def __init__(
@@ -80,13 +81,14 @@ class MinibatchRunner:
         parameters: Sequence[nn.Parameter],
         objectives: Sequence[Objective],
         mode: str | None,
+        told: set[str] | None = None,
     ) -> None:
         self.policy = policy
-        self._plain = Compiled(run_minibatch, mode, "the update")
+        self._plain = Compiled(run_minibatch, mode, "the update", told)
         readers = [o for o in objectives if o.overrides("loss") and o.loss_reads_policy]
         self._with_gradients: Compiled[..., Any] | None = None
         if mode is not None and not readers and not policy.is_recurrent:
-            self._with_gradients = Compiled(_with_gradients, mode, "the update")
+            self._with_gradients = Compiled(_with_gradients, mode, "the update", told)
         self._module = _Pass(policy)
         trained = {id(parameter): parameter for parameter in parameters}
         names = {id(p): name for name, p in self._module.named_parameters()}

@@ -245,8 +245,9 @@ class PPO(TensorOnPolicyAlgorithm):
             find_proposer(self),
             compile_mode(self.compile, self.device, graphs=False),
         )
+        mode = compile_mode(self.compile, self.device)
         self._run_minibatch = MinibatchRunner(
-            self.policy, self._parameters, self.objectives, compile_mode(self.compile, self.device)
+            self.policy, self._parameters, self.objectives, mode, self.collector.told
         )
         self.statistics = UpdateStatistics(STAT_NAMES if self.using_ppo else ("loss",))
 

@@ -92,8 +92,10 @@ class RolloutCollector:
         self.estimates: TensorDict = {}
         self.is_stateful = policy.is_recurrent or bool(policy.estimators)
         self._tails: list[Tail] = []
-        self._decide = Compiled(_decide, compile_mode, "the policy's step")
-        self._decide_with_state = Compiled(_decide_with_state, compile_mode, "the policy's step")
+        self.told: set[str] = set()  # why something could not be compiled
+        compiled = compile_mode, "the policy's step", self.told
+        self._decide = Compiled(_decide, *compiled)
+        self._decide_with_state = Compiled(_decide_with_state, *compiled)
 
     # ------------------------------------------------------------------ per step
 

@@ -44,11 +44,20 @@ class Compiled(Generic[P, R]):
     :param function: what to run
     :param mode: of ``torch.compile``, ``None`` to leave the function as it is
     :param name: for the warning
+    :param told: reasons that were given already, shared by the functions of a training: one that
+        stops all of them, e.g. a missing compiler, is worth one warning
     """
 
-    def __init__(self, function: Callable[P, R], mode: str | None, name: str) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        mode: str | None,
+        name: str,
+        told: set[str] | None = None,
+    ) -> None:
         self.function = function
         self.name = name
+        self._told: set[str] = set() if told is None else told
         self._graphs = mode is not None and "default" not in mode and "no-cuda" not in mode
         self._compiled: Callable[P, R] | None = None
         if mode is not None:
@@ -61,10 +70,10 @@ class Compiled(Generic[P, R]):
 
     def uncompiled(self) -> Compiled[P, R]:
         """Return the function as it is."""
-        return Compiled(self.function, None, self.name)
+        return Compiled(self.function, None, self.name, self._told)
 
     def attempt(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """Run the compiled function; if that fails, warn, give up for good and return ``None``."""
+        """Run the compiled function; if that fails, warn, give up for good, return ``None``."""
         if self._compiled is None:
             return None
         if self._graphs:
@@ -73,12 +82,15 @@ class Compiled(Generic[P, R]):
             return self._compiled(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 (of any compiler)
             self._compiled = None
-            reason = str(error).strip().splitlines()
-            warnings.warn(
-                f"compile: {self.name} runs uncompiled from here on, with the same results: "
-                f"{type(error).__name__}: {reason[0] if reason else ''}",
-                stacklevel=3,
-            )
+            lines = str(error).strip().splitlines()
+            reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
+            if reason not in self._told:
+                self._told.add(reason)
+                warnings.warn(
+                    f"compile: {self.name} runs uncompiled from here on, with the same results, "
+                    f"and so does whatever fails alike: {reason}",
+                    stacklevel=3,
+                )
             return None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_strl import APPO, PPO
-from sb3_strl.common.compilation import compile_mode
+from sb3_strl.common.compilation import Compiled, compile_mode
 from tests.envs.robot import RobotToy
 from tests.envs.toy import DiscreteToy, PointMass
 
@@ -105,11 +105,25 @@ def test_gives_way_with_one_warning_that_says_why(
     with pytest.warns(UserWarning, match=r"RuntimeError: no C\+\+ compiler$") as caught:
         compiled = _train(True, MAKERS[name])
     said = [str(w.message) for w in caught if "no C++ compiler" in str(w.message)]
-    assert len(said) == 2  # the policy's step, the update
+    assert len(said) == 1  # for the policy's step and the update
     assert not compiled._run_minibatch.is_compiled
     plain = _train(False, MAKERS[name])
     for mine, other in zip(compiled.policy.parameters(), plain.policy.parameters(), strict=True):
         assert th.equal(mine, other)
+
+
+def test_another_reason_is_another_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(reason: str) -> int:
+        raise ValueError(reason)
+
+    monkeypatch.setattr(th, "compile", lambda function, **_: fail)
+    told: set[str] = set()
+    for reason, n_warnings in (("no compiler", 1), ("no compiler", 0), ("no memory", 1)):
+        function = Compiled(len, "default", "a function", told)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert function(reason) == len(reason)
+        assert [f"ValueError: {reason}" in str(w.message) for w in caught] == [True] * n_warnings
 
 
 def test_modes() -> None:
