@@ -17,13 +17,14 @@ import torch as th
 import torch.distributed as dist
 from stable_baselines3.common.logger import configure
 
-from sb3_strl import APPO, PPO
+from sb3_strl import APPO, PPO, EstimatorTPPO
 from sb3_strl.algorithms.losses import masked_mean, standardize
 from sb3_strl.algorithms.minibatch import minibatch_kl
 from sb3_strl.buffers.presets import ON_POLICY
 from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common import distributed
 from sb3_strl.common.normalization import EmpiricalNormalization
+from sb3_strl.objectives.base import Decision, Proposal
 from sb3_strl.policies.discriminator import AMPDiscriminator, DiscriminatorSpec
 from tests.envs.toy import NanEnv, PointMass
 
@@ -103,6 +104,20 @@ _CASES: dict[str, tuple[type[PPO], str, dict[str, Any]]] = {
         "MlpLstmPolicy",
         {"n_minibatches": 1, "policy_kwargs": {"lstm_hidden_size": 8}},
     ),
+    "student": (
+        EstimatorTPPO,
+        "EstimatorPolicy",
+        {
+            "distill_target": "mse_sum",
+            "policy_kwargs": {
+                "estimator": {
+                    "obs_components": ["pos", "phase"],
+                    "target_components": ["mass"],
+                    "kwargs": {"hidden_sizes": [6]},
+                }
+            },
+        },
+    ),
 }
 
 
@@ -114,6 +129,8 @@ def make(name: str, rank: int, world: int) -> PPO:
     if name != "lstm":
         own["rollout_buffer_class"] = Unions if world > 1 else SharedUnions
     env = Share(rank, world)
+    if name == "student":
+        own["teacher"] = _teacher()
     # Different seeds: what must be the same everywhere has to be sent.
     model = algorithm(policy, env, device="cpu", seed=3, **{**own, **settings})
     head = model.policy.action_head
@@ -125,7 +142,32 @@ def make(name: str, rank: int, world: int) -> PPO:
         return draw((shape[0], env.all_envs), noise, device)[:, env.mine]
 
     head.draw_noise = draw_share  # type: ignore[method-assign]
+    if isinstance(model, EstimatorTPPO):
+        _share_the_driver(model, env)
     return model
+
+
+def _teacher() -> PPO:
+    """Return the same teacher everywhere; a seed would make each process its own."""
+    teacher = PPO("MlpPolicy", PointMass(2), n_steps=8, device="cpu")
+    drawn = th.Generator().manual_seed(13)
+    with th.no_grad():
+        for parameter in teacher.policy.parameters():
+            parameter.copy_(0.3 * th.randn(parameter.shape, generator=drawn))
+    return teacher
+
+
+def _share_the_driver(model: EstimatorTPPO, env: Share) -> None:
+    """Let the teacher drive unequally often in the processes."""
+    drawn, propose = th.Generator().manual_seed(12), model.distillation.propose_actions
+
+    def propose_share(decision: Decision) -> Proposal:
+        proposal = propose(decision)
+        assert proposal is not None
+        mask = th.rand(env.all_envs, generator=drawn) < th.linspace(0.1, 0.9, env.all_envs)
+        return Proposal(proposal.actions, mask[env.mine])
+
+    model.distillation.propose_actions = propose_share  # type: ignore[method-assign]
 
 
 def train(name: str, rank: int, world: int) -> dict[str, Any]:

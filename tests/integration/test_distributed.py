@@ -21,7 +21,7 @@ pytest.importorskip("torch.distributed", reason="this build of torch has one pro
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["ppo", "appo", "joint", "rnd", "target_kl", "adam", "lstm"]
+NAMES = ["ppo", "appo", "joint", "rnd", "target_kl", "adam", "lstm", "student"]
 
 
 def environment(**extra: str) -> dict[str, str]:
