@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ def draw_bars(axis: Any, bars: Mapping[str, Sequence[float]], label: str) -> Non
 
 
 def draw_curves(
-    axis: Any, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]], label: str
+    axis: Any,
+    curves: Mapping[str, Sequence[Sequence[Sequence[float]]]],
+    label: str,
+    colors: Mapping[str, str],
 ) -> None:
     """
     Draw interquartile means over seeds with intervals against environment steps.
@@ -41,13 +45,14 @@ def draw_curves(
     :param axis: of matplotlib
     :param curves: of the seeds by arm, ``(steps, value)`` each
     :param label: of the value
+    :param colors: by arm, for those that have one already
     """
     for place, (name, seeds) in enumerate(curves.items()):
         if not seeds:
             continue
         steps = [point[0] for point in seeds[0]]
         points = [interval([curve[i][1] for curve in seeds]) for i in range(len(steps))]
-        color = _COLORS[2 + place % 3]
+        color = colors.get(name, _COLORS[2 + place % 3])
         axis.plot(steps, [p.point for p in points], color=color, label=name)
         low, high = [p.low for p in points], [p.high for p in points]
         axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
@@ -78,7 +83,8 @@ def draw_bars_and_curves(
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
     draw_bars(left, bars, labels[0])
-    draw_curves(right, curves, labels[1])
+    drawn = [name for name, values in bars.items() if len(values)]
+    draw_curves(right, curves, labels[1], dict(zip(drawn, itertools.cycle(_COLORS), strict=False)))
     if goal is not None and np.isfinite(goal):
         right.axhline(goal, color="k", linestyle=":", linewidth=1, label="goal")
     if any(curves.values()):
