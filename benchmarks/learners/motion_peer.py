@@ -95,7 +95,7 @@ class PriorPeer(PlainPeer):
 
 class SubsetPeer(PriorPeer):
     """
-    The same, but of every minibatch the discriminator sees a sixteenth.
+    ``sb3_strl.APPO`` whose discriminator sees a sixteenth of the rows of every minibatch.
 
     :param setup: what all peers share
     """

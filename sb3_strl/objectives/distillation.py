@@ -323,7 +323,7 @@ class TeacherDistillation(Objective):
             for name, estimator in self.policy.each_estimator()
             if estimator.replaces
         }
-        # Old steps have no estimates, like no hidden states: theirs would be those of old weights.
+        # Older rollouts keep no estimates, and no hidden states: both would be of old weights.
         stored = {
             name: batch.extras[estimate_field(name)]
             for name in self.policy.reused_estimates()

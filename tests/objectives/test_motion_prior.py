@@ -172,7 +172,8 @@ def test_windows_that_span_a_reset_earn_nothing_and_teach_nothing() -> None:
 def test_the_discriminator_learns_from_some_rows_of_a_minibatch(
     optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make(discriminator_batch_size=5, discriminator_optimizer=optimizer)
+    env = PointMass(6, n_frames=4, max_episode_length=9)
+    model = make(env, discriminator_batch_size=5, discriminator_optimizer=optimizer)
     discriminator, seen = model.motion_prior.discriminator, []
     original = discriminator.losses
 
@@ -183,11 +184,16 @@ def test_the_discriminator_learns_from_some_rows_of_a_minibatch(
     monkeypatch.setattr(discriminator, "losses", spy)
     model.learn(48)
     stored = model.rollout_buffer
-    pairs = th.cat((stored["amp/features"], stored["amp/expert"]), -1).flatten(0, 1)
+    names = ("features", "expert", "valid", "expert_valid")
+    columns = [stored[f"amp/{name}"].flatten(0, 1).flatten(1) for name in names[:2]]
+    columns += [stored[f"amp/{name}"].flatten()[:, None].float() for name in names[2:]]
+    whole = th.cat(columns, -1)
+    assert 0 < int(stored["amp/valid"].sum()) < len(whole)
     for features, expert, valid, expert_valid in seen:
         assert [len(side) for side in (features, expert, valid, expert_valid)] == [5] * 4
-        rows = th.cat((features, expert), -1)
-        assert (rows[:, None] == pairs[None]).all(-1).any(-1).all()
+        flags = th.stack((valid, expert_valid), -1).float()
+        rows = th.cat((features, expert, flags), -1)
+        assert (rows[:, None] == whole[None]).all(-1).any(-1).all()
     assert len({tuple(features.flatten().tolist()) for features, *_ in seen}) == len(seen)
 
 
