@@ -22,18 +22,18 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ONE_THREAD := OMP_NUM_THREADS=1
 # Two processes of one thread each beat one process of two: the tensors in tests are tiny.
 PYTEST := $(ONE_THREAD) $(PY) -m pytest
-# On Linux the oldest torch of a plain index is a build with CUDA, gigabytes; TORCH_INDEX says where another one is.
+# On Linux the oldest and the newest torch of a plain index are builds with CUDA, gigabytes; TORCH_INDEX says where others are.
 LOWEST_VENV ?= .venv/lowest
 LOWEST_EXTRAS ?= mujoco demo video zoo export
-LOWEST_TESTS ?= tests/common tests/buffers tests/data tests/envs tests/policies tests/objectives tests/algorithms tests/callbacks tests/cli tests/export
-LOWEST_FROM = $(if $(TORCH_INDEX),$(if $(findstring ://,$(TORCH_INDEX)),--extra-index-url,--find-links) '$(TORCH_INDEX)')
+NEWEST_VENV ?= .venv/newest
+FROM_TORCH_INDEX = $(if $(TORCH_INDEX),$(if $(findstring ://,$(TORCH_INDEX)),--extra-index-url,--find-links) '$(TORCH_INDEX)')
 COMMA := ,
 SPACE := $(subst ,, )
 PATHS := sb3_strl tests $(wildcard benchmarks examples scripts)
 TYPED := sb3_strl $(foreach d,benchmarks examples scripts,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-smoke course test test-learning test-gpu test-lowest check format lint type imports coverage bench docs build clean
+.PHONY: help install demo demo-smoke course test test-learning test-gpu test-lowest test-newest check format lint type imports coverage bench docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,9 +79,15 @@ test-gpu: $(TESTS_ENV) ## tests that need an accelerator
 test-lowest: ## the tests with the lowest versions that setup.cfg allows, in an environment of their own
 	$(PYTHON) -m venv $(LOWEST_VENV)
 	$(PYTHON) scripts/lowest.py $(LOWEST_EXTRAS) > $(LOWEST_VENV)/lowest.txt
-	$(LOWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST_FROM) -c $(LOWEST_VENV)/lowest.txt \
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(FROM_TORCH_INDEX) -c $(LOWEST_VENV)/lowest.txt \
 	  pytest pytest-xdist hypothesis -e '.[$(subst $(SPACE),$(COMMA),$(strip $(LOWEST_EXTRAS)))]'
-	$(ONE_THREAD) $(LOWEST_VENV)/bin/python -m pytest -n $(WORKERS) $(LOWEST_TESTS) $(PYTEST_ARGS)
+	$(ONE_THREAD) $(LOWEST_VENV)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-newest: ## the tests with the newest versions that setup.cfg allows, in an environment of their own
+	$(PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade $(FROM_TORCH_INDEX) -e '.[tests,mujoco]'
+	$(NEWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps imitation==1.0.1
+	$(ONE_THREAD) $(NEWEST_VENV)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 check: $(TESTS_ENV) ## format, lint, types, import layers (what CI asks before the tests)
 	@$(MAKE) --no-print-directory --keep-going .check-format lint type imports

@@ -5,9 +5,9 @@ The zoo's configurations that a CPU can train, to their full length, beside Stab
 
 Everything runs through rl_zoo3: our algorithms with ``zoo_configs``, ``ppo`` and ``ppo_lstm`` with
 rl_zoo3's own published hyperparameters (those of an older version of a MuJoCo task where there are
-no newer ones). The walker has no published ones: there ``ppo`` takes our sizes and a fixed learning
-rate, and reads the same observations. A student's teacher is the run of the same seed. Returns are
-those of the final policy, deterministic, without reward normalisation.
+no newer ones). The walker has no published ones: there ``ppo`` takes our numbers but a fixed
+learning rate, and reads the same observations. A student's teacher is the run of the same seed.
+Returns are those of the final policy, deterministic, without reward normalisation.
 """
 
 from __future__ import annotations
@@ -70,8 +70,12 @@ SB3_ON_WALKER: dict[str, Any] = {
     "batch_size": 24 * 64 // 4,
     "n_epochs": 5,
     "learning_rate": 3e-4,
-    "ent_coef": 0.005,
-    "policy_kwargs": {"net_arch": [256, 128], "activation_fn": th.nn.ELU},
+    "gamma": 0.97,
+    "policy_kwargs": {
+        "net_arch": [256, 128],
+        "activation_fn": th.nn.ELU,
+        "log_std_init": float(np.log(0.5)),
+    },
 }
 
 

@@ -3,7 +3,7 @@ Drive the embedded robot in plain MuJoCo from an exported file: no torch, no sb3
 
 .. code-block:: shell
 
-    strl train --algo appo --policy AmpPolicy --n-envs 64 --steps 2e6 --out runs/walk
+    strl train --config examples/walk.yml --out runs/walk
     strl export runs/walk/model.zip --robot examples/walker.yml --out robot
     python examples/sim_to_sim.py robot/model.onnx --seconds 10 --command 1.2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,19 @@ class PolicyState(NamedTuple):
     def map(self, function: Callable[[th.Tensor], th.Tensor]) -> PolicyState:
         """Apply a function to every tensor."""
         return PolicyState(*(None if part is None else map_state(function, part) for part in self))
+
+    def updated(self, parts: Mapping[str, MemoryState | None]) -> PolicyState:
+        """
+        Return the state with some parts exchanged, as ``_replace``, which torch 2.8 cannot compile.
+
+        :param parts: by name
+        """
+        return PolicyState(
+            actor=parts.get("actor", self.actor),
+            critic=parts.get("critic", self.critic),
+            estimator=parts.get("estimator", self.estimator),
+            adaptor=parts.get("adaptor", self.adaptor),
+        )
 
     def reset(self, episode_starts: th.Tensor) -> PolicyState:
         """Return the state with zeros in the rows that start an episode, ``(N,)`` bool or int."""

@@ -351,7 +351,7 @@ class StrlPolicy(PolicyExtras):
             for name, estimator in self.each_estimator():
                 if estimator.spec.use_actor_rnn:
                     estimates[name] = estimator.net(features)
-        return ActorOutput(self._head(features), state._replace(**new), estimates)
+        return ActorOutput(self._head(features), state.updated(new), estimates)
 
     def _head(self, features: th.Tensor) -> TensorDict:
         return mapped_params(self.action_head, self.actor(features), self.mu_activation)

@@ -15,6 +15,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("mujoco")
 
 from examples import sim_to_sim
+from sb3_strl import APPO
+from sb3_strl.cli.main import main as strl
 from sb3_strl.envs.walker import WalkerVecEnv
 from sb3_strl.export import Deployment, export_policy
 from sb3_strl.policies import POLICY_ALIASES, StrlPolicy
@@ -74,6 +76,18 @@ def test_the_program_needs_no_torch(tmp_path: Path) -> None:
     )
     assert done.returncode in (0, 1), done.stderr
     assert "torch was not imported" in done.stdout
+
+
+def test_the_three_commands_of_the_example(tmp_path: Path) -> None:
+    run, robot = tmp_path / "walk", tmp_path / "robot"
+    given = ["--config", str(ROOT / "examples" / "walk.yml"), "--n-envs", "4", "--steps", "96"]
+    assert strl(["train", *given, "--quiet", "--out", str(run)]) == 0
+    model = APPO.load(run / "model.zip")
+    assert (model.gamma, model.schedule) == (0.97, "adaptive")
+    file = str(ROOT / "examples" / "walker.yml")
+    assert strl(["export", str(run / "model.zip"), "--robot", file, "--out", str(robot)]) == 0
+    result = sim_to_sim.walk(sim_to_sim.OnnxPolicy(robot / "model.onnx"), 1.2, 0.1)
+    assert len(result.positions) == 6
 
 
 def test_the_robots_file_is_the_environments() -> None:

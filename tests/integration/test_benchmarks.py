@@ -153,10 +153,12 @@ def test_counter_tells_views_reads_and_uploads_apart() -> None:
         (tensor + 1.0).view(2, 2)  # two operators, one of them a view
         tensor.sum().item()  # an operator and a read, which is one too
         tensor[tensor > 2.0]  # a comparison and an index whose size depends on data
-        tensor.numpy()  # reads through a detached view
+        tensor.numpy()  # reads through a detached view, through two of them in torch 2.8
         th.as_tensor([1.0])
     tally = counter.tally
-    assert tally.operators - tally.kernels == 2
+    assert tally.kernels == 5
+    views = counter.names["aten::view"] + counter.names["aten::detach"]
+    assert tally.operators - tally.kernels == views >= 2
     assert tally.downloads == 3
     assert tally.uploads == 1
     assert tally.optimizer == 0
