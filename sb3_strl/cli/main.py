@@ -19,7 +19,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _EXAMPLES = """\
 examples:
   strl doctor                                                  is everything there?
-  strl train --algo appo --policy AmpPolicy --steps 1e6 --out runs/walk
+  strl train --config walk.yml --out runs/walk                 the repository: examples/walk.yml
   strl evaluate runs/walk/model.zip --episodes 20
   strl play runs/walk/model.zip --out walk.gif
   strl collect runs/walk/model.zip --out demos
