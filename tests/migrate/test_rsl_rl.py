@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"class_name": "CNNModel", "cnn_cfg": CNN, "hidden_dims": [-1, 8]},
     "cnn-normal": {"class_name": "CNNModel", "cnn_cfg": CNN, "obs_normalization": True},
 }
-
-
-@pytest.fixture(autouse=True)
-def restore_argument_checks() -> Iterator[None]:
-    """rsl_rl switches PyTorch's argument checks off for the whole process."""
-    was = th.distributions.Distribution._validate_args
-    yield
-    th.distributions.Distribution.set_default_validate_args(was)
 
 
 def make_config(model: str = "mlp", dist: str = "scalar", **algorithm: Any) -> dict[str, Any]:
