@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -26,15 +27,12 @@ COMMON: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
 }
-AS_SB3: dict[str, Any] = {
-    "use_clipped_value_loss": False,
-    "normalize_advantage": "minibatch",
-    "policy_kwargs": {
-        "net_arch": [64, 64],
-        "activation": "tanh",
-        "ortho_init": True,
-        "optimizer_kwargs": {"eps": 1e-5},
-    },
+AS_SB3: dict[str, Any] = {"use_clipped_value_loss": False, "normalize_advantage": "minibatch"}
+NETWORK: dict[str, Any] = {
+    "net_arch": [64, 64],
+    "activation": "tanh",
+    "ortho_init": True,
+    "optimizer_kwargs": {"eps": 1e-5},
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # 200 steps per episode: every fourth rollout has time-outs.
@@ -48,28 +46,28 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "target divergence": ("CartPole-v1", {"target_kl": 2e-3, "learning_rate": 3e-3}),
     "raw advantages": ("CartPole-v1", {"normalize_advantage": False, "learning_rate": 1e-3}),
 }
-LAYERS = {
-    "actor.model.0": "mlp_extractor.policy_net.0",
-    "actor.model.2": "mlp_extractor.policy_net.2",
-    "actor.model.4": "action_net",
-    "critic.model.0": "mlp_extractor.value_net.0",
-    "critic.model.2": "mlp_extractor.value_net.2",
-    "critic.model.4": "value_net",
+NAMES = {
+    "actor.model.0.": "mlp_extractor.policy_net.0.",
+    "actor.model.2.": "mlp_extractor.policy_net.2.",
+    "actor.model.4.": "action_net.",
+    "critic.model.0.": "mlp_extractor.value_net.0.",
+    "critic.model.2.": "mlp_extractor.value_net.2.",
+    "critic.model.4.": "value_net.",
+    "action_head.std_param": "log_std",
+}
+NAMES_WITH_MEMORY = {
+    "actor_memory.rnn.": "lstm_actor.",
+    "critic_memory.rnn.": "lstm_critic.",
+    "actor.model.0.": "mlp_extractor.policy_net.0.",
+    "actor.model.2.": "action_net.",
+    "critic.model.0.": "mlp_extractor.value_net.0.",
+    "critic.model.2.": "value_net.",
+    "action_head.std_param": "log_std",
 }
 
 
 def make_env(task: str) -> VecEnv:
     return VecNormalize(make_vec_env(task, N_ENVS, seed=0))
-
-
-def pairs(ours: PPO, theirs: SB3PPO) -> Iterator[tuple[str, th.Tensor, th.Tensor]]:
-    """Return the parameters of both that mean the same."""
-    a, b = dict(ours.policy.named_parameters()), dict(theirs.policy.named_parameters())
-    for layer, name in LAYERS.items():
-        for kind in ("weight", "bias"):
-            yield name, a[f"{layer}.{kind}"], b[f"{name}.{kind}"]
-    if "log_std" in b:
-        yield "log_std", a["action_head.std_param"], b["log_std"]
 
 
 class Recorder:
@@ -103,28 +101,60 @@ class Recorder:
 
         def permutation(total: int) -> np.ndarray:
             order = next(orders).numpy()
-            # Ours counts environments first, SB3 steps.
+            # Neighbours are environments in our rollout, and steps in SB3's.
             return order % N_ENVS * N_STEPS + order // N_ENVS
 
         monkeypatch.setattr(distribution, "sample", sample)
         monkeypatch.setattr(np.random, "permutation", permutation)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_same_weights_as_sb3_after_training(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, options = CASES[case]
-    ours = PPO("MlpPolicy", make_env(task), **{**COMMON, **AS_SB3, **options})
-    theirs = SB3PPO("MlpPolicy", make_env(task), **{**COMMON, **options})
+def assert_same_training(
+    ours: PPO, theirs: Any, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Start both with our weights, train both, and compare."""
+    start = {name: p.detach().clone() for name, p in ours.policy.named_parameters()}
+    twins = dict(pairs(ours, theirs, names))
     with th.no_grad():
-        for _, a, b in pairs(ours, theirs):
-            b.copy_(a)
-    start = ours.policy.actor.model[0].weight.detach().clone()
+        for name, twin in twins.items():
+            twin.copy_(start[name])
     recorder = Recorder(monkeypatch, ours.policy.action_head)
     total = ITERATIONS * N_STEPS * N_ENVS
     ours.learn(total)
     recorder.replay(monkeypatch, theirs.policy)
     theirs.learn(total)
     assert theirs._n_updates == ours._n_updates
-    assert (ours.policy.actor.model[0].weight - start).abs().max() > 1e-3
-    for name, a, b in pairs(ours, theirs):
-        th.testing.assert_close(a, b, atol=1e-5, rtol=0.0, msg=lambda m, n=name: f"{n}: {m}")
+    for name, p in ours.policy.named_parameters():
+        assert (p - start[name]).abs().max() > 1e-4, name
+        th.testing.assert_close(
+            p, twins[name], atol=1e-5, rtol=0.0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def pairs(ours: PPO, theirs: Any, names: dict[str, str]) -> Iterator[tuple[str, th.Tensor]]:
+    """Yield every parameter of ours by name with SB3's that means the same."""
+    known = dict(theirs.policy.named_parameters())
+    for name, _ in ours.policy.named_parameters():
+        prefix = next(prefix for prefix in names if name.startswith(prefix))
+        yield name, known.pop(name.replace(prefix, names[prefix]))
+    assert not known
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_weights_as_sb3(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, options = CASES[case]
+    given = {**COMMON, **AS_SB3, **options}
+    ours = PPO("MlpPolicy", make_env(task), policy_kwargs=NETWORK, **given)
+    theirs = SB3PPO("MlpPolicy", make_env(task), **{**COMMON, **options})
+    assert_same_training(ours, theirs, NAMES, monkeypatch)
+
+
+@pytest.mark.parametrize("task", ["Pendulum-v1", "CartPole-v1"])
+def test_same_weights_as_sb3_contrib(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RecurrentPPO cuts its rollouts at random places: here one minibatch, cut nowhere."""
+    options = {**COMMON, "batch_size": N_ENVS * N_STEPS, "learning_rate": 1e-3}
+    network = {**NETWORK, "net_arch": [16], "rnn": {"hidden_size": 8}}
+    ours = PPO("MlpLstmPolicy", make_env(task), policy_kwargs=network, **options, **AS_SB3)
+    network = {"net_arch": [16], "lstm_hidden_size": 8}
+    theirs = RecurrentPPO("MlpLstmPolicy", make_env(task), policy_kwargs=network, **options)
+    monkeypatch.setattr(np.random, "randint", lambda *bounds: 0)
+    assert_same_training(ours, theirs, NAMES_WITH_MEMORY, monkeypatch)
