@@ -88,6 +88,9 @@ def parse_arguments(
     :return: the options
     """
     options = parser.parse_args(arguments)
+    for path in (options.json, options.markdown):
+        if path is not None:
+            check_writable(path, parser)  # before minutes of measuring
     if options.smoke:
         options.envs, options.rounds, options.warmup, options.ops = [8], 1, 0, True
     return options
@@ -275,6 +278,21 @@ def report(rows: Sequence[Row], options: argparse.Namespace) -> None:
         write_text(options.markdown, text)
     if options.json is not None:
         write_text(options.json, json.dumps(rows, indent=1) + "\n")
+
+
+def check_writable(path: Path, parser: argparse.ArgumentParser) -> None:
+    """
+    End the program if a file cannot be written.
+
+    :param path: the file; folders above it are made, an old one stays as it is
+    :param parser: which says so
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError as error:
+        parser.error(f"{path} cannot be written: {error.strerror or error}")
 
 
 def write_text(path: Path, text: str) -> None:

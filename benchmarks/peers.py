@@ -55,6 +55,13 @@ EVERYTHING = comparison.Comparison(
     envs=(),
 )
 
+EXAMPLES = """\
+examples:
+  strl bench --smoke
+  strl bench --workloads standard --envs 64 1024 --threads 2 --markdown runs/peers.md
+  strl bench --peers rsl_rl sb3_strl --workloads tiny --rounds 11 --json runs/peers.json
+  strl bench --workloads appo --discriminator 128 64 --device cuda"""
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
@@ -64,6 +71,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     :return: the options; ``envs`` is empty where every workload takes its own default
     """
     parser = comparison.build_parser(EVERYTHING)
+    parser.prog, parser.epilog = "strl bench", EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(ops=True, memory=None)
     widths = list(Setup.discriminator)
     text = "hidden layers of the motion prior's discriminator"

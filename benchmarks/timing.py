@@ -12,6 +12,7 @@ import numpy as np
 import torch as th
 
 from benchmarks.learners.common import Peer
+from sb3_strl.cli.console import progress
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,15 @@ def run_rounds(
     order = list(peers)
     draw = random.Random(seed)
     results: dict[str, list[Iteration]] = {peer.name: [] for peer in peers}
-    for number in range(warmup + rounds):
-        draw.shuffle(order)
-        for peer in order:
-            gc.collect()  # garbage of one peer is not cleared away on the next one's time
-            iteration = time_iteration(peer, device)
-            if number >= warmup:
-                results[peer.name].append(iteration)
+    with progress(warmup + rounds, "rounds") as advance:
+        for number in range(warmup + rounds):
+            draw.shuffle(order)
+            for peer in order:
+                gc.collect()  # garbage of one peer is not cleared away on the next one's time
+                iteration = time_iteration(peer, device)
+                if number >= warmup:
+                    results[peer.name].append(iteration)
+            advance(1)
     return results
 
 

@@ -57,9 +57,12 @@ class DiscriminatorDoctor(BaseCallback):
     twenty windows, 0.05, is what a policy close to the expert still shows.
 
     Logged under ``discriminator/``: ``verdict`` and all of
-    :class:`~sb3_strl.callbacks.discriminator_verdicts.Measures`. Replay age and normaliser drift
-    are evidence for the advice: a mean window older than 50 updates, or a normaliser that moves by
-    more than 0.1 standard deviations per update, explains a discriminator that chases the past.
+    :class:`~sb3_strl.callbacks.discriminator_verdicts.Measures`. Three of them are evidence for the
+    advice, whatever the verdict. Replay age and normaliser drift: a mean window older than 50
+    updates, or a normaliser that moves by more than 0.1 standard deviations per update, as in every
+    run's first rollouts, has the discriminator chase the past. Gradient norm and margin: a logit
+    that climbs its whole margin within 0.1 standard deviations of the features is a step, which no
+    policy gradient sees from its foot.
 
     Random numbers of the training are not touched; the host waits for the device only between
     rollouts.
@@ -128,6 +131,7 @@ class DiscriminatorDoctor(BaseCallback):
                 "Expected APPO, ATPPO or EstimatorAPPO."
             )
         self.prior, self.discriminator = prior, prior.discriminator
+        self._has_reported = False
         self._generator = th.Generator(self.model.device).manual_seed(0)
         self._source: ExpertSource | None = None
         if self.held_out is not None:
@@ -169,8 +173,10 @@ class DiscriminatorDoctor(BaseCallback):
             self.logger.record(f"discriminator/{name}", value)
 
     def _on_training_end(self) -> None:
-        if self.verbose and self._recent:
+        # rl_zoo3 ends the training of its first callback twice.
+        if self.verbose and self._recent and not self._has_reported:
             self.logger.info(str(self.report))
+        self._has_reported = True
 
     # ------------------------------------------------------------------ examination
 

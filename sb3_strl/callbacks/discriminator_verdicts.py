@@ -17,6 +17,7 @@ MIN_GAP = 0.15
 GUESSING = 0.65
 CERTAIN = 0.95
 MIN_SHARE = 0.1
+MIN_WIDTH = 0.1
 MAX_DRIFT = 0.1
 MAX_AGE = 50.0
 
@@ -106,20 +107,21 @@ def advise(verdict: Verdict, m: Measures, settings: Settings) -> list[str]:
     :param m: the evidence
     :param settings: of the run
     """
-    return {
+    of_verdict = {
         "healthy": _keep,
         "saturated": _calm_down,
         "collapsed": _let_go,
         "underfit": _teach,
         "overfit on expert": _generalise,
     }[verdict](m, settings)
+    return of_verdict + _sharp(m) + _stale(m) or ["Nothing."]
 
 
 def _keep(m: Measures, settings: Settings) -> list[str]:
     del m
     if settings.has_held_out:
-        return ["Nothing."]
-    return ["Nothing. Pass held_out= to see overfitting to few recorded motions, too."]
+        return []
+    return ["Pass held_out= to see overfitting to few recorded motions, too; else nothing."]
 
 
 def _calm_down(m: Measures, settings: Settings) -> list[str]:
@@ -131,7 +133,7 @@ def _calm_down(m: Measures, settings: Settings) -> list[str]:
         "Compare the features of both sides: noise, a constant, or an order that only one side has "
         "gives it away.",
     ]
-    return advice + _stale(m)
+    return advice
 
 
 def _let_go(m: Measures, settings: Settings) -> list[str]:
@@ -155,7 +157,7 @@ def _teach(m: Measures, settings: Settings) -> list[str]:
         f"Raise discriminator_learning_rate, now {settings.learning_rate:.1g}; 1e-4 to 1e-3 are "
         "usual. Then more n_epochs, or larger hidden_dims."
     )
-    return advice + _stale(m)
+    return advice
 
 
 def _generalise(m: Measures, settings: Settings) -> list[str]:
@@ -165,6 +167,17 @@ def _generalise(m: Measures, settings: Settings) -> list[str]:
         f"Raise discriminator_grad_pen, now {settings.grad_pen:g}, with grad_pen_on='both', or "
         f"discriminator_weight_decay, now {settings.weight_decay:g}.",
         "Fewer hidden_dims, fewer n_epochs.",
+    ]
+
+
+def _sharp(m: Measures) -> list[str]:
+    width = m.margin / m.grad_norm if m.margin > 0.0 and m.grad_norm > 0.0 else math.inf
+    if width >= MIN_WIDTH:
+        return []
+    return [
+        f"The logit climbs from the policy's to the expert's within {width:.2g} standard deviations "
+        f"of the features (gradient norm {m.grad_norm:.2g}, margin {m.margin:.2g}): raise "
+        "discriminator_grad_pen, or the style reward is a step."
     ]
 
 

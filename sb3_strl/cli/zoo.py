@@ -5,7 +5,9 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from sb3_strl.cli.console import has_progress_bar, say
@@ -78,9 +80,21 @@ def run_with(arguments: Sequence[str]) -> int:
         _run(script)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except (ValueError, AssertionError) as error:
+        if not _comes_from_the_zoo(error):
+            raise
+        raise StrlValueError(f"strl zoo {script}: {error}") from error
     finally:
         sys.argv = before
     return 0
+
+
+def _comes_from_the_zoo(error: BaseException) -> bool:
+    """Whether rl_zoo3 itself refused something: what is raised below it may be a defect."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and "rl_zoo3" in Path(frame.tb_frame.f_code.co_filename).parts
 
 
 def _bar(script: str, arguments: Sequence[str]) -> list[str]:
@@ -100,4 +114,15 @@ def _run(script: str) -> None:
 
         enjoy()
     else:
+        if script == "push_to_hub":
+            _supply_metadata()
         runpy.run_module(_SCRIPTS[script], run_name="__main__")
+
+
+def _supply_metadata() -> None:
+    """Give rl_zoo3's uploader the function that huggingface_sb3 3.2 has under another name."""
+    # Not an import statement: the package has a function of the same name.
+    hub = vars(import_module("huggingface_sb3.push_to_hub"))
+    if "generate_metadata" not in hub:
+        make_card = hub["_generate_metadata"]
+        hub["generate_metadata"] = lambda *result: make_card(*result).to_dict()

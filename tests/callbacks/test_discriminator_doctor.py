@@ -116,7 +116,13 @@ def test_advice_names_settings_and_evidence() -> None:
     assert "set it to 1" in advise("underfit", FIT, SETTINGS._replace(loss_coef=0.0))[1]
     assert "NaN" in advise("collapsed", FIT._replace(margin=math.nan), SETTINGS)[0]
     assert "held_out" in advise("healthy", FIT, SETTINGS)[0]
-    assert advise("healthy", FIT, SETTINGS._replace(has_held_out=True)) == ["Nothing."]
+    held_out = SETTINGS._replace(has_held_out=True)
+    assert advise("healthy", FIT, held_out) == ["Nothing."]
+    # Evidence is told whatever the verdict.
+    assert "normalizer_until" in advise("healthy", old, held_out)[-1]
+    steep = FIT._replace(margin=2.0, grad_norm=25.0)
+    assert "within 0.08 standard deviations" in advise("healthy", steep, held_out)[0]
+    assert advise("healthy", FIT._replace(margin=2.0, grad_norm=15.0), held_out) == ["Nothing."]
 
 
 def test_the_report_counts_verdicts_and_prints() -> None:
@@ -130,9 +136,10 @@ def test_the_report_counts_verdicts_and_prints() -> None:
 
 
 def test_the_report_comes_at_the_end_if_wanted(capsys: pytest.CaptureFixture[str]) -> None:
-    train(n_rollouts=3, verbose=1)
+    _, doctor = train(n_rollouts=3, verbose=1)
+    doctor.on_training_end()  # as rl_zoo3 does
     text = capsys.readouterr().out
-    assert "over the run:" in text
+    assert text.count("over the run:") == 1
 
 
 def test_the_training_is_not_disturbed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,23 @@ def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str
     assert main([*command, "--help"]) == 0
     examples = capsys.readouterr().out.split("examples:")[1]
     assert f"strl {' '.join(command)}" in examples
+
+
+def test_help_of_the_benchmark_has_examples(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--help"]) == 0  # a program of its own
+    text = capfd.readouterr().out
+    assert "usage: strl bench" in text
+    assert "strl bench --smoke" in text.split("examples:")[1]
+
+
+def test_the_benchmark_looks_first_where_it_writes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["bench", "--smoke", "--json", str(tmp_path / "file" / "rows.json")]) == 2
+    out, error = capfd.readouterr()
+    assert "cannot be written" in error
+    assert "measured" not in out + error
 
 
 @pytest.mark.parametrize(

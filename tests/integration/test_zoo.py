@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def train(algo: str, env_id: str, folder: Path, *more: str) -> Path:
     return folder / algo / f"{env_id.replace('/', '-')}_1"
 
 
-SHORT = ("-n", "500", "--eval-freq", "-1", "-params", "n_epochs:1")
+SHORT = ("-n", "2000", "--eval-freq", "-1", "-params", "n_epochs:1")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_every_configuration_trains(
     saved = yaml.unsafe_load((run / name / "config.yml").read_text())
     assert dict(saved)["policy"] == TABLES[algo][env_id]["policy"]
     loaded = zoo_algorithms()[algo].load(run / f"{name}.zip")
-    assert loaded.num_timesteps >= 500
+    assert loaded.num_timesteps >= 2000
     assert loaded._n_updates >= 1
     assert all(bool(np.isfinite(p.detach().numpy()).all()) for p in loaded.policy.parameters())
 
@@ -188,6 +188,44 @@ def test_enjoy_runs_what_train_saved(tmp_path: Path, capsys: pytest.CaptureFixtu
         given = ["--algo", algo, "--env", env_id, "-f", str(tmp_path), "-n", "400", "--no-render"]
         assert zoo.run_with(["enjoy", *given, "--num-threads", "1"]) == 0
         assert "Mean reward" in capsys.readouterr().out
+
+
+class Hub:
+    """What the uploader asks of Hugging Face's interface."""
+
+    uploads: ClassVar[list[Path]] = []
+
+    def create_repo(self, repo_id: str, **options: Any) -> str:
+        return f"hub/{repo_id}"
+
+    def snapshot_download(self, repo_id: str, local_dir: Path) -> None:
+        local_dir.mkdir(parents=True)
+
+    def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        self.uploads.append(folder_path)
+
+
+@pytest.mark.parametrize(
+    ("algo", "env_id"), [("strl_ppo", "Pendulum-v1"), ("appo", "sb3_strl/Walker-v0")]
+)
+def test_push_to_hub_uploads_the_model_and_its_card(
+    algo: str, env_id: str, logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(logs)
+    train_briefly(algo, env_id, logs)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "uploads", [])
+    given = ["--algo", algo, "--env", env_id, "-f", str(logs / "logs"), "-orga", "me"]
+    assert zoo.run_with(["push_to_hub", *given, "--no-render", "--device", "cpu"]) == 0
+    (folder,) = Hub.uploads
+    card = (folder / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["library_name"] == "stable-baselines3"
+    assert metadata["model-index"][0]["results"][0]["metrics"][0]["type"] == "mean_reward"
+    assert env_id in card
+    model = folder / f"{algo}-{env_id.replace('/', '-')}.zip"
+    assert zoo_algorithms()[algo].load(model, device="cpu").num_timesteps > 0
 
 
 def test_a_batch_is_enjoyed_as_it_was_normalised(tmp_path: Path) -> None:
@@ -297,6 +335,29 @@ def test_what_the_zoo_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     zoo_manager.register()
     with pytest.raises(StrlTypeError, match=r"is a batch of tensors .* Expected sb3_strl.make_vec"):
         gym.make("ours/Batch-v0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--algo", "strl_ppo", "--env", "Nonsense-v0"], "Nonsense-v0 not found"),
+        (["train", "--algo", "appo", "--env", "CartPole-v1"], "Hyperparameters not found"),
+        (["enjoy", "--algo", "appo", "--env", "CartPole-v1", "-f", "nologs"], "was not found"),
+    ],
+)
+def test_refusals_of_the_zoo_are_sentences(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StrlValueError, match=f"strl zoo {arguments[0]}: .*{message}"):
+        zoo.run_with(arguments)
+
+
+def test_errors_below_the_zoo_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "_run", lambda script: int("a defect"))
+    with pytest.raises(ValueError, match="a defect") as caught:
+        zoo.run_with(["train"])
+    assert not isinstance(caught.value, StrlValueError)
 
 
 def test_without_rl_zoo3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
