@@ -1,7 +1,7 @@
 """
 The zoo's configurations that a CPU can train, to their full length, beside Stable-Baselines3's PPO.
 
-``python benchmarks/zoo.py --tasks classic --seeds 0 1 2 --jobs 2 --markdown docs/results/zoo.md``
+``python benchmarks/zoo.py --tasks classic --seeds 0 1 2 --jobs 2 --markdown benchmarks/README.md``
 
 Everything runs through rl_zoo3: our algorithms with ``zoo_configs``, ``ppo`` and ``ppo_lstm`` with
 rl_zoo3's own published hyperparameters (those of an older version of a MuJoCo task where there are
@@ -60,8 +60,10 @@ GROUPS: dict[str, list[str]] = {
     "walker": [WALKER],
     "mujoco": [
         *("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Reacher-v5", "Swimmer-v5", "Ant-v5"),
-        *("InvertedPendulum-v5", "InvertedDoublePendulum-v5"),
+        *("InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Pusher-v5"),
     ],
+    # Ten million steps each: hours.
+    "humanoid": ["Humanoid-v5", "HumanoidStandup-v5"],
 }
 PEERS = ("ppo", "ppo_lstm")
 SMOKE_STEPS, SMOKE_EPISODES = 600, 2

@@ -19,9 +19,7 @@ def test_every_task_that_a_cpu_can_train_has_a_group() -> None:
     known = {task for group in zoo.GROUPS.values() for task in group}
     declared = {task for table in zoo.tables().values() for task in table}
     here = {task for task in declared if task != "default" and split_task(task) is None}
-    # Ten million steps, or no published figure to look at.
-    assert here - known == {"Humanoid-v5", "HumanoidStandup-v5", "Pusher-v5"}
-    assert known <= here
+    assert here == known
 
 
 def test_teachers_come_first_and_peers_are_beside() -> None:
