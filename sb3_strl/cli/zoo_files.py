@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import site
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,10 @@ def default_config(algo: str) -> str:
 
     :raises StrlValueError: if there is none
     """
-    roots = (Path.cwd(), Path(__file__).parents[2], Path(sys.prefix) / "share" / "sb3_strl")
+    beside = Path(__file__).parents[2]  # a checkout, or the folder of pip install --target
+    installed = (sys.prefix, sysconfig.get_path("data"), site.getuserbase(), beside)
+    shared = (Path(root) / "share" / "sb3_strl" for root in installed)
+    roots = list(dict.fromkeys((Path.cwd(), beside, *shared)))
     for root in roots:
         file = root / _FOLDER / f"{algo}.yml"
         if file.is_file():

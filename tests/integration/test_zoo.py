@@ -13,7 +13,7 @@ import yaml
 
 pytest.importorskip("rl_zoo3")
 
-from sb3_strl.cli import zoo
+from sb3_strl.cli import zoo, zoo_files
 from sb3_strl.cli.zoo_files import check_file, check_teacher, zoo_algorithms
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.envs.simulator_tasks import split_task
@@ -320,7 +320,7 @@ def test_help_lists_the_algorithms_in_a_fresh_process() -> None:
 def test_what_the_zoo_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gymnasium as gym
 
-    from sb3_strl.cli import zoo_files, zoo_manager
+    from sb3_strl.cli import zoo_manager
     from sb3_strl.envs import registration
 
     with pytest.raises(StrlValueError, match=r"unknown script 'trian'. Did you mean 'train'"):
