@@ -120,7 +120,7 @@ bench: $(BENCH_ENV) ## iteration times and memory beside Stable-Baselines3, sb3-
 docs: $(DOCS_ENV) ## the site in docs/_build/html; a warning is an error
 	$(ONE_THREAD) $(PY) -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
 
-build: $(TESTS_ENV) ## wheel and sdist, each installed alone and tried
+build: $(TESTS_ENV) ## wheel and sdist, each tried in an environment of its own: doctor, zoo, demo-smoke
 	rm -rf build dist
 	$(PY) -m build --outdir dist .
 	sh scripts/smoke_dist.sh $(PY) dist/*.whl dist/*.tar.gz
