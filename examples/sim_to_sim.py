@@ -27,6 +27,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
 Array = npt.NDArray[np.float32]
 
@@ -43,14 +44,22 @@ class OnnxPolicy:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if not Path(path).is_file():
+            raise SystemExit(f"sim_to_sim: there is no file {path}. Expected strl export's .onnx.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        self.metadata: dict[str, Any] = json.loads(
-            self.session.get_modelmeta().custom_metadata_map["sb3_strl"]
-        )
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except (Fail, InvalidGraph, InvalidProtobuf) as error:
+            raise SystemExit(f"sim_to_sim: {path} is no ONNX file that runs: {error}") from error
+        known = self.session.get_modelmeta().custom_metadata_map
+        if "sb3_strl" not in known:
+            raise SystemExit(
+                f"sim_to_sim: {path} does not say what it is. Write it by strl export."
+            )
+        self.metadata: dict[str, Any] = json.loads(known["sb3_strl"])
         self.reset()
 
     def reset(self) -> None:
@@ -89,6 +98,37 @@ def load_robot() -> mujoco.MjModel:
     beside = Path(__file__).parents[1] / "sb3_strl"  # in a checkout
     folder = Path(installed[0]) if installed else beside
     return mujoco.MjModel.from_xml_path(str(folder / "envs" / "assets" / "walker.xml"))
+
+
+def check_robot(metadata: dict[str, Any], model: mujoco.MjModel) -> None:
+    """
+    Refuse a policy of another robot.
+
+    :param metadata: of the policy
+    :param model: the robot
+    """
+    known = metadata["actions"]
+    if "offset" not in known or "control_dt" not in metadata["deployment"]:
+        raise SystemExit(
+            "sim_to_sim: the file has no joint targets or no control_dt. Export with --robot FILE."
+        )
+    joints = [model.actuator(i).name for i in range(model.nu)]
+    if known["order"] != joints:
+        raise SystemExit(
+            f"sim_to_sim: the policy's joints are {known['order']}. Expected those of this robot, "
+            f"{joints}. Name them so under joint_names in the file for --robot."
+        )
+    none = np.zeros(len(joints), np.float32)
+    heard = sense(np.zeros(model.nq), np.zeros(model.nv), none, none, 0.0)
+    sizes = {name: value.size for name, value in heard.items()}
+    for group in metadata["inputs"]:
+        for part in group["segments"]:
+            if sizes.get(part["name"]) != part["stop"] - part["start"]:
+                raise SystemExit(
+                    f"sim_to_sim: the policy observes '{part['name']}' of "
+                    f"{part['stop'] - part['start']} numbers. Expected what this robot senses: "
+                    f"{sizes}."
+                )
 
 
 def sense(
@@ -157,11 +197,10 @@ def walk(
     :param seconds: until it is over, or the robot fell
     :param start: positions ``(9,)`` to begin with, default standing
     """
-    known = policy.metadata["actions"]
-    if "offset" not in known:
-        raise SystemExit("sim_to_sim: the file has no joint targets. Export with --robot FILE.")
-    dt = float(policy.metadata["deployment"]["control_dt"])
     model = load_robot()
+    check_robot(policy.metadata, model)
+    known = policy.metadata["actions"]
+    dt = float(policy.metadata["deployment"]["control_dt"])
     data = mujoco.MjData(model)
     order = [model.actuator(f"{name}").id for name in known["order"]]
     nominal = np.asarray(known["offset"], np.float32)

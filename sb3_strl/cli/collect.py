@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
 from sb3_strl.callbacks import DaggerCollector, DemonstrationRecorder
 from sb3_strl.callbacks.recorder import RecorderKwargs
 from sb3_strl.cli.console import has_progress_bar, say
-from sb3_strl.cli.running import add_model_arguments, load, make_env
+from sb3_strl.cli.running import (
+    add_device_argument,
+    add_model_arguments,
+    checked_device,
+    load,
+    make_env,
+    statistics,
+)
 from sb3_strl.common.errors import StrlValueError
 
 _EXAMPLES = """\
@@ -33,6 +41,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_arguments(parser)
+    add_device_argument(parser)
     add = parser.add_argument
     add("--out", default="demos", help="folder, default demos; what is there is continued")
     add("--steps", type=float, default=0, help="frames to keep, at least, default 0")
@@ -59,8 +68,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record."""
-    policy = load(args)
-    env = make_env(args, args.n_envs)
+    _check(args)
+    device = checked_device(args.device)
+    policy = load(args, device)
+    normalizer = statistics(args, policy)
+    env = make_env(args, args.n_envs, policy, normalizer=normalizer, device=device, by_group=True)
     try:
         with _recorder(args, env, policy) as recorder:
             recorder.run()
@@ -69,7 +81,25 @@ def run(args: argparse.Namespace) -> int:
     recorder.print_log()
     kept = f"{recorder.total_episodes} trajectories, {recorder.total_timesteps} steps"
     say(f"Wrote {args.out}: {kept}")
+    if isinstance(recorder, DaggerCollector) and recorder.newest.path is None:
+        say(f"There was no model in {args.student}: the teacher drove all the time.")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be done before anything is loaded."""
+    for name, value in (("--steps", args.steps), ("--max-steps", args.max_steps)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise StrlValueError(f"strl collect: {name} is {value:g}. Expected a number of steps.")
+    if args.student is not None and not Path(args.student).is_dir():
+        raise StrlValueError(
+            f"strl collect: --student is {args.student}, where there is no folder. Expected the "
+            "one that the student's training writes its models to. Make it, if that is yet to "
+            "begin."
+        )
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise StrlValueError(f"strl collect: --out is {out}, which is a file. Expected a folder.")
 
 
 def _recorder(args: argparse.Namespace, env: Any, policy: Any) -> DemonstrationRecorder:
@@ -83,7 +113,7 @@ def _recorder(args: argparse.Namespace, env: Any, policy: Any) -> DemonstrationR
         "demo_by_sample": args.stochastic,
         "groups": args.groups,
         "obs_disassemble_mapping": dict.fromkeys(args.compress, "normalized_image"),
-        "config": {"model": str(args.model), "env": args.env, "seed": args.seed},
+        "config": _origin(args),
         "seed": args.seed,
         "progress_bar": has_progress_bar() and not args.quiet,
     }
@@ -98,6 +128,12 @@ def _recorder(args: argparse.Namespace, env: Any, policy: Any) -> DemonstrationR
         args.teacher_scale,
         **options,
     )
+
+
+def _origin(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the folder says about where its data are from."""
+    origin = {"model": str(args.model), "env": args.env, "seed": args.seed}
+    return origin | ({} if args.vec_normalize is None else {"vec_normalize": args.vec_normalize})
 
 
 def _episodes(args: argparse.Namespace) -> int:

@@ -13,7 +13,15 @@ import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_strl.cli.console import progress, say
-from sb3_strl.cli.running import add_model_arguments, load, make_env
+from sb3_strl.cli.running import (
+    add_device_argument,
+    add_model_arguments,
+    check_target,
+    checked_device,
+    load,
+    make_env,
+    statistics,
+)
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.tables import format_table
 
@@ -33,6 +41,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_arguments(parser)
+    add_device_argument(parser)
     add = parser.add_argument
     add("--episodes", type=int, default=20, help="default 20")
     add("--n-envs", type=int, default=1, help="environments, default 1")
@@ -46,8 +55,13 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate."""
     if args.episodes < 1:
         raise StrlValueError(f"--episodes is {args.episodes}. Expected at least 1.")
-    policy = load(args)
-    env = make_env(args, args.n_envs)
+    file = None if args.json is None else Path(args.json)
+    if file is not None:
+        check_target("--json", file)
+    device = checked_device(args.device)
+    policy = load(args, device)
+    normalizer = statistics(args, policy)
+    env = make_env(args, args.n_envs, policy, normalizer=normalizer, device=device)
     try:
         with progress(args.episodes, "episodes", args.quiet) as advance, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Evaluation environment is not wrapped")
@@ -67,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
         for name, part in (("return", returns), ("length", lengths))
     ]
     say(format_table(f"{len(returns)} episodes", ("", "mean", "std", "min", "max"), rows))
-    if args.json is not None:
+    if file is not None:
         data = {"returns": returns.tolist(), "lengths": lengths.tolist(), "model": args.model}
-        Path(args.json).write_text(json.dumps(data), encoding="utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(data), encoding="utf-8")
     return 0
 
 

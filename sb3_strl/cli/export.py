@@ -9,8 +9,8 @@ from typing import Any
 
 from sb3_strl.cli.config import read_yaml
 from sb3_strl.cli.console import say
-from sb3_strl.cli.running import add_model_arguments, make_env
-from sb3_strl.common.errors import check_known
+from sb3_strl.cli.running import add_model_arguments, load, make_env, statistics
+from sb3_strl.common.errors import StrlValueError, check_known
 from sb3_strl.export import Deployment, export_policy
 
 _EXAMPLES = """\
@@ -18,6 +18,8 @@ examples:
   strl export runs/walk/model.zip --out robot/
   strl export model.zip --formats onnx --robot go1.yml --out robot/
   strl export mutex.zip --env course-v0 --prove-in-env --out robot/
+  strl export logs/ppo/Hopper-v5_1/Hopper-v5.zip --out robot/ \\
+      --vec-normalize logs/ppo/Hopper-v5_1/Hopper-v5/vecnormalize.pkl
 
 the file for --robot:
   joint_names: [right_hip, right_knee, ...]
@@ -51,15 +53,23 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export."""
+    for option, value in (("--env", args.env), ("--env-kwargs", args.env_kwargs)):
+        if value is not None and not args.prove_in_env:
+            raise StrlValueError(
+                f"strl export: {option} is {value}, but nothing is proven in an environment. "
+                f"Expected --prove-in-env with it. Add that, or leave {option} out."
+            )
     deployment = None
     if args.robot is not None:
         given = read_yaml(args.robot)
         check_known(f"robot {args.robot}", "key", given, [item.name for item in fields(Deployment)])
         deployment = Deployment(**given)
-    env = make_env(args, 2) if args.prove_in_env else None
+    policy = load(args)
+    normalizer = statistics(args, policy)
+    env = make_env(args, 2, policy) if args.prove_in_env else None
     try:
         report = export_policy(
-            args.model,
+            policy,
             Path(args.out),
             args.formats,
             deployment,
@@ -67,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             args.steps,
             args.tolerance,
             args.seed,
+            normalizer,
         )
     finally:
         if env is not None:

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 
 from sb3_strl.cli.console import progress, say
-from sb3_strl.cli.running import add_model_arguments, load, make_env
+from sb3_strl.cli.running import (
+    add_device_argument,
+    add_model_arguments,
+    check_target,
+    checked_device,
+    load,
+    make_env,
+    statistics,
+)
 from sb3_strl.cli.window import Image, Window, open_window
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 
@@ -39,6 +48,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_arguments(parser)
+    add_device_argument(parser)
     add = parser.add_argument
     add("--steps", type=int, default=300, help="environment steps, default 300")
     add("--n-envs", type=int, default=1, help="environments, side by side, default 1")
@@ -53,13 +63,18 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show or film."""
     out = _target(args)
-    policy = load(args)
-    env = make_env(args, args.n_envs, render_mode="rgb_array")
+    device = checked_device(args.device)
+    policy = load(args, device)
+    normalizer = statistics(args, policy)
+    env = make_env(
+        args, args.n_envs, policy, normalizer=normalizer, device=device, render_mode="rgb_array"
+    )
     frames: list[Image] = []
     rewards: list[float] = []
     window: Window | None = None
     try:
-        fps = args.fps or float(env.metadata.get("render_fps") or _DEFAULT_FPS)
+        known: Any = env.unwrapped.metadata.get("render_fps")
+        fps = args.fps or float(known or _DEFAULT_FPS)
         window = open_window(fps) if args.window else None
         with progress(args.steps, "steps", args.quiet) as advance:
             for frame, reward in _act(env, policy, args):
@@ -89,10 +104,22 @@ def _act(env: Any, policy: Any, args: argparse.Namespace) -> Iterator[tuple[Imag
     starts = np.ones(args.n_envs, dtype=bool)
     state: Any = None
     for _ in range(args.steps):
-        frame = _frame(env.get_images())
+        frame = _frame(_draw(env))
         actions, state = policy.predict(obs, state, starts, deterministic=not args.stochastic)
         obs, rewards, starts, _infos = env.step(np.asarray(actions))
         yield frame, float(rewards.mean())
+
+
+def _draw(env: Any) -> Any:
+    """Return the pictures; Gymnasium misses the packages for them only here."""
+    try:
+        return env.get_images()
+    except DependencyNotInstalled as error:
+        ours = " Install it with pip install 'sb3_strl[video]'." if "pygame" in str(error) else ""
+        raise StrlTypeError(
+            f"strl play: this environment cannot be drawn without a package.{ours} Gymnasium "
+            f"says: {error}."
+        ) from error
 
 
 def _target(args: argparse.Namespace) -> Path | None:
@@ -114,6 +141,7 @@ def _check(out: Path) -> None:
         raise StrlValueError(
             f"strl play: --out is {out}. Expected a name that ends in {_SUFFIXES}."
         )
+    check_target("strl play: --out", out)
     needed = ("imageio_ffmpeg", "cv2") if suffix == ".mp4" else ("PIL",)
     if all(find_spec(name) is None for name in needed):
         others = "pip install 'imageio[ffmpeg]'" if suffix == ".mp4" else "pip install pillow"

@@ -132,17 +132,22 @@ def _finite(bound: np.ndarray[Any, Any]) -> list[float | None]:
 
 def _normalizer(policy: StrlPolicy | MutexPolicy, module: ExportedPolicy) -> dict[str, Any]:
     """Say what normalises inside of the file; the caller passes raw observations."""
-    described: dict[str, Any] = {"inside": False}
+    found = _own_normalizer(policy)
     if module.stage is not None:
-        described = {"inside": True, "vec_normalize": sorted(module.groups)}
-    reader = policy.actor_reader if isinstance(policy, StrlPolicy) else None
-    own = None if reader is None else reader.normalizer
-    if isinstance(own, EmpiricalNormalization):
-        described["inside"] = True
-        described["mean"] = own.mean.tolist()
-        described["std"] = own.std.tolist()
-        described["eps"] = own.eps
-    return described
+        found["vec_normalize"] = module.stage.describe()
+    return {"inside": bool(found), **found}
+
+
+def _own_normalizer(policy: Any) -> dict[str, Any]:
+    """Return the statistics that a policy keeps; a mutex policy's are those of its sub-policies."""
+    if isinstance(policy, MutexPolicy):
+        each = {index: _own_normalizer(sub) for index, sub in enumerate(policy.sub_policies)}
+        subs = [{"index": index, **found} for index, found in each.items() if found]
+        return {"sub_policies": subs} if subs else {}
+    own = policy.actor_reader.normalizer if isinstance(policy, StrlPolicy) else None
+    if not isinstance(own, EmpiricalNormalization):
+        return {}
+    return {"mean": own.mean.tolist(), "std": own.std.tolist(), "eps": own.eps}
 
 
 def _deployment(given: Deployment) -> dict[str, Any]:

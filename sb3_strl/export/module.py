@@ -16,6 +16,7 @@ from torch import nn
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.segments import group_spaces
 from sb3_strl.common.types import TensorDict
+from sb3_strl.export.normalizer import check_statistics, statistics_of
 from sb3_strl.export.steps import ActorStep, VecNormalizeStage, make_step
 from sb3_strl.policies import MutexPolicy, StrlPolicy
 
@@ -47,8 +48,14 @@ class Deployment:
         """
         Return one number for every action.
 
+        :raises StrlTypeError: if they are no numbers
         :raises StrlValueError: if there are more or fewer
         """
+        if not _are_numbers(value):
+            raise StrlTypeError(
+                f"Deployment: {name} is {value!r}. Expected a finite number, or {n_actions} of "
+                "them, one for each action."
+            )
         numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
         if numbers.shape not in ((1,), (n_actions,)):
             raise StrlValueError(
@@ -59,11 +66,13 @@ class Deployment:
 
     def check(self, n_actions: int) -> None:
         """
-        Refuse lists of another length.
+        Refuse what is no number or no name, and lists of another length.
 
         :param n_actions: A
-        :raises StrlValueError: if one does not fit
+        :raises StrlTypeError: if something is of the wrong type
+        :raises StrlValueError: if a list does not fit
         """
+        self._check_types()
         if self.joint_names is not None and len(self.joint_names) != n_actions:
             raise StrlValueError(
                 f"Deployment: there are {len(self.joint_names)} joint_names. Expected {n_actions}, "
@@ -78,6 +87,32 @@ class Deployment:
         for name, value in given.items():
             if value is not None:
                 self.vector(name, value, n_actions)
+
+    def _check_types(self) -> None:
+        """Refuse what a file can say and no robot can have."""
+        names: Any = self.joint_names
+        is_list = isinstance(names, Sequence) and not isinstance(names, str)
+        if names is not None and not (is_list and all(isinstance(name, str) for name in names)):
+            raise StrlTypeError(
+                f"Deployment: joint_names is {names!r}. Expected a list of names, in the order of "
+                "the actions."
+            )
+        dt: Any = self.control_dt
+        if dt is not None and not (np.ndim(dt) == 0 and _are_numbers(dt) and dt > 0):
+            raise StrlTypeError(
+                f"Deployment: control_dt is {dt!r}. Expected the time between two steps in "
+                "seconds, e.g. 0.02."
+            )
+
+
+def _are_numbers(value: Any) -> bool:
+    """Whether something is a finite number or a flat row of them; no text, no truth values."""
+    is_row = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    row = list(value) if is_row else [value]
+    numbers = (int, float, np.integer, np.floating)
+    return all(
+        isinstance(x, numbers) and not isinstance(x, bool) and bool(np.isfinite(x)) for x in row
+    )
 
 
 class ExportedPolicy(nn.Module):
@@ -108,7 +143,10 @@ class ExportedPolicy(nn.Module):
                 "sb3_strl.policies, or a model or file that has one."
             )
         self.step: ActorStep = make_step(policy)
-        self.stage = None if normalizer is None else _stage(normalizer)
+        self.stage: VecNormalizeStage | None = None
+        if normalizer is not None:
+            check_statistics("export_policy", normalizer, policy.observation_space)
+            self.stage = _stage(normalizer, self.groups)
         self.spaces = {name: group_spaces(policy.observation_space)[name] for name in self.groups}
         self.action_space = policy.action_space
         self.deployment = Deployment() if deployment is None else deployment
@@ -202,10 +240,8 @@ def _smallest(space: spaces.Space[Any], n_envs: int) -> th.Tensor:
     return value
 
 
-def _stage(normalizer: VecNormalize) -> VecNormalizeStage | None:
-    if not normalizer.norm_obs:
-        return None
-    rms: Any = normalizer.obs_rms
-    by_group = rms if isinstance(rms, dict) else {"policy": rms}
-    statistics = {group: (item.mean, item.var) for group, item in by_group.items()}
-    return VecNormalizeStage(statistics, normalizer.epsilon, normalizer.clip_obs)
+def _stage(normalizer: VecNormalize, groups: Sequence[str]) -> VecNormalizeStage | None:
+    """Return what normalises the groups that are read, ``None`` if none of them is."""
+    known = statistics_of(normalizer)
+    read = {group: known[group] for group in groups if group in known}
+    return VecNormalizeStage(read, normalizer.epsilon, normalizer.clip_obs) if read else None

@@ -18,8 +18,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
 from sb3_strl.common.tables import format_table
 from sb3_strl.export.files import FILES, METADATA, WRITERS, check_installed, make_runner
+from sb3_strl.export.fit import check_fits
 from sb3_strl.export.metadata import describe
 from sb3_strl.export.module import Deployment, ExportedPolicy
+from sb3_strl.export.normalizer import load_vec_normalize
 from sb3_strl.export.proof import Parity, compare, env_rollout, invented_rollout
 from sb3_strl.policies import MutexPolicy, load_policy
 
@@ -72,6 +74,7 @@ def export_policy(
     n_steps: int = 100,
     tolerance: float = TOLERANCE,
     seed: int = 0,
+    vec_normalize: VecNormalize | str | Path | None = None,
 ) -> ExportReport:
     """
     Write the actor for deployment, and prove that what was written acts as ``predict`` does.
@@ -92,15 +95,27 @@ def export_policy(
     :param formats: ``"onnx"``, ``"torchscript"`` or both
     :param deployment: what is known about the robot
     :param env: where the proof acts, not normalised; ``None`` invents observations
-    :param n_steps: steps of the proof
+    :param n_steps: steps of the proof, at least 1
     :param tolerance: largest error of an action, relative beyond 1
     :param seed: of the invented observations
+    :param vec_normalize: SB3's normaliser that the policy was trained behind, or the file of it
+        (a pickle: name only one that you trust), folded in; default that of the model. The file of
+        a model does not hold it
     :return: the report; ``print`` shows a table
     :raises StrlTypeError: if the policy is of another library, or a package is missing
-    :raises StrlValueError: if a format is unknown, or a file does not act as the policy
+    :raises StrlValueError: if a format is unknown, ``n_steps`` is less than 1, the statistics or
+        the environment are not of this policy, or a file does not act as the policy
     """
     names = _check_formats(formats)
+    folder = Path(path)
+    _check_sizes(folder, n_steps)
     actor, normalizer = _resolve(policy)
+    if vec_normalize is not None:
+        normalizer = (
+            vec_normalize
+            if isinstance(vec_normalize, VecNormalize)
+            else load_vec_normalize(vec_normalize)
+        )
     module = ExportedPolicy(actor, deployment, normalizer)
     module.eval()
     if isinstance(actor, MutexPolicy) and env is None:
@@ -109,10 +124,11 @@ def export_policy(
             "invented. Expected env, the environment that it acts in. Pass env=..."
         )
     venv = _as_vec_env(env)
+    if venv is not None:
+        check_fits("export_policy", actor, venv)
     metadata = describe(actor, module)
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+    # On the same disk, so that moving is renaming; the folder itself is made when all is proven.
+    with tempfile.TemporaryDirectory(dir=_existing(folder), prefix=".export-") as temporary:
         written = {name: Path(temporary) / FILES[name] for name in names}
         parities: list[Parity] = []
         for name, file in written.items():
@@ -123,6 +139,7 @@ def export_policy(
         metadata["proof"] = [asdict(parity) for parity in parities]
         written["metadata"] = Path(temporary) / METADATA
         written["metadata"].write_text(json.dumps(metadata, indent=1), encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
         files = {name: file.replace(folder / file.name) for name, file in written.items()}
     return ExportReport(folder, files, module.input_names, module.output_names, parities, tolerance)
 
@@ -139,6 +156,24 @@ def _check_formats(formats: Sequence[str]) -> list[str]:
             )
         check_installed(name)
     return names
+
+
+def _check_sizes(folder: Path, n_steps: int) -> None:
+    if n_steps < 1:
+        raise StrlValueError(
+            f"export_policy: n_steps (--steps) is {n_steps}. Expected a whole number of at least "
+            "1: no steps prove nothing."
+        )
+    if not _existing(folder).is_dir():
+        raise StrlValueError(
+            f"export_policy: {_existing(folder)} is a file. Expected a folder for "
+            f"{[*FILES.values(), METADATA]}. Name another one."
+        )
+
+
+def _existing(folder: Path) -> Path:
+    """Return a path itself, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _resolve(given: Any) -> tuple[BasePolicy, VecNormalize | None]:
@@ -173,7 +208,7 @@ def _prove(
 ) -> list[Parity]:
     run = make_runner(name, file, module)
     if env is not None:
-        rollouts = [env_rollout(actor, env, n_steps)]
+        rollouts = [env_rollout(actor, env, n_steps, normalizer)]
     else:
         space = actor.observation_space
         rollouts = [invented_rollout(space, n, n_steps, seed) for n in _INVENTED_ENVS]

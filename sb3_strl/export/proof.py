@@ -83,20 +83,24 @@ def _next(
     return np.asarray(np.clip(new, low, high), dtype=space.dtype)
 
 
-def env_rollout(policy: BasePolicy, env: VecEnv, n_steps: int) -> Iterator[Step]:
+def env_rollout(
+    policy: BasePolicy, env: VecEnv, n_steps: int, normalizer: VecNormalize | None = None
+) -> Iterator[Step]:
     """
-    Yield observations of an environment in which the policy acts.
+    Yield raw observations of an environment in which the policy acts.
 
     :param policy: with its state kept here
     :param env: it is reset first
     :param n_steps: how many
+    :param normalizer: what the policy's observations pass through
     """
     obs: Any = env.reset()
     starts = np.ones(env.num_envs, dtype=bool)
     state: Any = None
     for _ in range(n_steps):
         yield obs, starts
-        actions, state = policy.predict(obs, state, starts, deterministic=True)
+        seen = obs if normalizer is None else normalizer.normalize_obs(obs)
+        actions, state = policy.predict(seen, state, starts, deterministic=True)
         obs, _, starts, _ = env.step(np.asarray(actions))
 
 

@@ -338,6 +338,17 @@ class VecNormalizeStage(nn.Module):
             self.register_buffer(f"{self._names[group]}_mean", th.from_numpy(mean.copy()))
             self.register_buffer(f"{self._names[group]}_gain", th.from_numpy(gain))
 
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return by group what :meth:`forward` computes with; JSON-able."""
+        return {
+            group: {
+                "mean": self.get_buffer(f"{name}_mean").tolist(),
+                "std": (1.0 / self.get_buffer(f"{name}_gain")).tolist(),
+                "clip": self.clip,
+            }
+            for group, name in self._names.items()
+        }
+
     def forward(self, obs: TensorDict) -> TensorDict:
         """Return normalised groups; those without statistics as they are."""
         out = dict(obs)

@@ -48,4 +48,22 @@ def test_mistakes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert collect(run, tmp_path / "x", "--compress", "depth") == 1
     assert "segment 'depth'" in capsys.readouterr().err
     assert collect(run, tmp_path / "x", "--keep", "some") == 2
+    assert collect(run, tmp_path / "x", "--steps", "nan") == 1
+    assert "--steps is nan. Expected a number of steps" in capsys.readouterr().err
+    assert collect(run, tmp_path / "x", "--env", "CartPole-v1") == 1
+    assert "observes Box of shape (3,), the environment has Box" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+    (tmp_path / "x").write_text("")
+    assert collect(run, tmp_path / "x") == 1
+    assert "which is a file. Expected a folder" in capsys.readouterr().err
+
+
+def test_a_student_that_is_not_there_is_missed(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--student", str(tmp_path / "nowhere"), "--steps", "32"]
+    assert collect(run, tmp_path / "x", *given) == 1
+    assert "where there is no folder" in capsys.readouterr().err
+    (tmp_path / "nowhere").mkdir()
+    assert collect(run, tmp_path / "x", *given, "--device", "cpu") == 0
+    assert "the teacher drove all the time" in capsys.readouterr().out

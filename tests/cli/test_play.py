@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,6 +138,40 @@ def test_a_closed_window_ends_the_show(
     use(monkeypatch, FakeCV())
     assert main([*given, "--out", str(tmp_path / "too.gif")]) == 0
     assert "too.gif: 3 steps" in capsys.readouterr().out
+
+
+def test_a_package_that_draws_is_named(
+    monkeypatch: pytest.MonkeyPatch, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)  # type: ignore[arg-type]  # hides it
+    assert main(["play", str(run / "model.zip"), "--quiet", "--steps", "2"]) == 1
+    text = capsys.readouterr().err
+    assert "cannot be drawn without a package. Install it with pip install 'sb3_strl[video" in text
+    assert "pygame is not installed" in text
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg")
+    assert "gymnasium[classic-control]" in setup["options.extras_require"]["video"]
+
+
+def test_what_cannot_be_filmed_is_known_before_it_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("PIL.Image")
+    folder = tmp_path / "film.gif"
+    folder.mkdir()
+    assert main(["play", "no.zip", "--out", str(folder)]) == 1
+    assert "film.gif, which is a folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["play", "no.zip", "--out", str(tmp_path / "file" / "a.gif")]) == 1
+    assert "file is a file. Expected a file in a folder" in capsys.readouterr().err
+
+
+def test_a_policy_of_something_else_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mujoco")
+    assert main(["play", str(run / "model.zip"), *ROBOT, "--quiet"]) == 1
+    assert "the policy observes Box of shape (3,), the env" in capsys.readouterr().err
 
 
 def test_speeds_are_positive(model: str, capsys: pytest.CaptureFixture[str]) -> None:

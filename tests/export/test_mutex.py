@@ -84,6 +84,20 @@ def test_selection_and_memories_are_proven(length: int, mode: str, tmp_path: Pat
     ]
 
 
+def test_the_metadata_have_the_normalisers_of_the_sub_policies(tmp_path: Path) -> None:
+    mutex = make_mutex()
+    export_policy(mutex, tmp_path, formats=["torchscript"], env=Course(4), n_steps=5)
+    metadata = json.loads((tmp_path / "metadata.json").read_text())
+    assert metadata["normalizer"]["inside"] is True
+    subs = metadata["normalizer"]["sub_policies"]
+    assert [sub["index"] for sub in subs] == [0, 1, 2]  # the fourth has none
+    for sub in subs:
+        policy = mutex.sub_policies[sub["index"]]
+        assert isinstance(policy, StrlPolicy)
+        assert policy.actor_reader.normalizer is not None
+        assert sub["mean"] == policy.actor_reader.normalizer.mean.tolist()
+
+
 def test_drawn_commands_are_the_callers(tmp_path: Path) -> None:
     mutex = make_mutex(cmd_vel_mapping={0: (0.5, 1.5), 2: (0.0, 1.0)})
     report = export_policy(mutex, tmp_path, env=Course(4))

@@ -136,7 +136,12 @@ def test_the_statistics_of_vec_normalize_are_folded_in(tmp_path: Path) -> None:
     report = export_policy(model, tmp_path, env=DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
     assert max(p.max_error for p in report.parities) <= 1e-5
     metadata = json.loads((tmp_path / "metadata.json").read_text())
-    assert metadata["normalizer"] == {"inside": True, "vec_normalize": ["policy"]}
+    assert metadata["normalizer"].keys() == {"inside", "vec_normalize"}
+    described = metadata["normalizer"]["vec_normalize"]["policy"]
+    assert described["mean"] == pytest.approx(venv.obs_rms.mean)  # type: ignore[union-attr]
+    variance = venv.obs_rms.var  # type: ignore[union-attr]
+    assert described["std"] == pytest.approx(np.sqrt(variance + venv.epsilon))
+    assert described["clip"] == 1.5
 
 
 def test_a_model_file_is_exported_without_its_environment(tmp_path: Path) -> None:
@@ -246,6 +251,31 @@ def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
     assert not isinstance(policy.actor_memory, StepMemory)
 
 
+@pytest.mark.parametrize("n_steps", [0, -3])
+def test_a_proof_has_steps(n_steps: int, tmp_path: Path) -> None:
+    with pytest.raises(StrlValueError, match=rf"n_steps .* is {n_steps}. Expected .* at least 1"):
+        export_policy(make_policy("MlpPolicy"), tmp_path, n_steps=n_steps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_export_leaves_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "robot"
+    with pytest.raises(StrlValueError, match="nothing was written"):
+        export_policy(make_policy("MlpPolicy"), folder, ["torchscript"], tolerance=-1.0)
+    assert not list(tmp_path.iterdir())
+    folder.parent.write_text("")
+    with pytest.raises(StrlValueError, match=r"new is a file. Expected a folder for"):
+        export_policy(make_policy("MlpPolicy"), folder)
+
+
+def test_the_environment_is_one_of_the_policy(tmp_path: Path) -> None:
+    with pytest.raises(StrlValueError, match=r"the policy observes \{.*has Box of shape \(3,\)"):
+        export_policy(make_policy("MlpPolicy"), tmp_path, env=gym.make("Pendulum-v1"))
+    policy = PPO("MlpPolicy", "MountainCarContinuous-v0", n_steps=8).policy
+    with pytest.raises(StrlValueError, match=r"acts in Box of shape \(1,\).*has Discrete\(3\)"):
+        export_policy(policy, tmp_path, env=gym.make("MountainCar-v0"))
+
+
 def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(StrlValueError, match=r"unknown format 'onx'. Did you mean 'onnx'"):
         export_policy(make_policy("MlpPolicy"), tmp_path, formats=["onx"])
@@ -273,10 +303,15 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
         ({"joint_names": ["hip"]}, "there are 1 joint_names. Expected 2"),
         ({"action_scale": [1.0, 2.0, 3.0]}, "action_scale has 3 numbers. Expected one, or 2"),
         ({"damping": [1.0, 2.0, 3.0]}, "damping has 3 numbers"),
+        ({"stiffness": "hard"}, "stiffness is 'hard'. Expected a finite number, or 2"),
+        ({"stiffness": [1.0, None]}, r"stiffness is \[1.0, None\]. Expected a finite number"),
+        ({"damping": float("nan")}, "damping is nan. Expected a finite number"),
+        ({"joint_names": "ab"}, "joint_names is 'ab'. Expected a list of names"),
+        ({"control_dt": "fast"}, "control_dt is 'fast'. Expected the time between two steps"),
     ],
 )
 def test_a_deployment_fits_the_actions(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(StrlValueError, match=message):
+    with pytest.raises((StrlValueError, StrlTypeError), match=message):
         ExportedPolicy(make_policy("MlpPolicy"), Deployment(**options))
 
 

@@ -106,5 +106,25 @@ def test_a_file_without_the_robot_is_refused(tmp_path: Path) -> None:
         env.observation_space, env.action_space, lambda _: 1e-3, obs_segments=env.obs_segments
     )
     export_policy(policy, tmp_path, formats=["onnx"])
-    with pytest.raises(SystemExit, match=r"no joint targets. Export with --robot"):
+    with pytest.raises(SystemExit, match=r"no joint targets .*Export with --robot"):
         sim_to_sim.walk(sim_to_sim.OnnxPolicy(tmp_path / "model.onnx"), 1.0, 1.0)
+
+
+def test_what_is_no_policy_of_this_robot_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"there is no file .*none\.onnx"):
+        sim_to_sim.main([str(tmp_path / "none.onnx")])
+    (tmp_path / "text.onnx").write_text("onnx")
+    with pytest.raises(SystemExit, match=r"text\.onnx is no ONNX file that runs"):
+        sim_to_sim.main([str(tmp_path / "text.onnx")])
+    policy, _ = exported("MlpPolicy", tmp_path)
+    names = [f"arm_{i}" for i in range(6)]
+    export_policy(
+        policy, tmp_path, ["onnx"], deployment=Deployment(**{**ROBOT, "joint_names": names})
+    )
+    with pytest.raises(SystemExit, match=r"joints are \['arm_0'.*Expected those of this robot"):
+        sim_to_sim.main([str(tmp_path / "model.onnx")])
+    robot = sim_to_sim.OnnxPolicy(tmp_path / "model.onnx")
+    robot.metadata["actions"]["order"] = ROBOT["joint_names"]
+    robot.metadata["inputs"][0]["segments"][0]["name"] = "lidar"
+    with pytest.raises(SystemExit, match=r"observes 'lidar' of 1 numbers. Expected what this"):
+        sim_to_sim.walk(robot, 1.0, 1.0)
