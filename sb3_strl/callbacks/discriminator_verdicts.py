@@ -125,7 +125,7 @@ def _keep(m: Measures, settings: Settings) -> list[str]:
 
 
 def _calm_down(m: Measures, settings: Settings) -> list[str]:
-    advice = [
+    return [
         f"Raise discriminator_grad_pen, now {settings.grad_pen:g} (gradient norm "
         f"{m.grad_norm:.2g}); 5 to 30 keep the style reward smooth.",
         f"Lower discriminator_learning_rate, now {settings.learning_rate:.1g}, or "
@@ -133,7 +133,6 @@ def _calm_down(m: Measures, settings: Settings) -> list[str]:
         "Compare the features of both sides: noise, a constant, or an order that only one side has "
         "gives it away.",
     ]
-    return advice
 
 
 def _let_go(m: Measures, settings: Settings) -> list[str]:
@@ -175,9 +174,9 @@ def _sharp(m: Measures) -> list[str]:
     if width >= MIN_WIDTH:
         return []
     return [
-        f"The logit climbs from the policy's to the expert's within {width:.2g} standard deviations "
-        f"of the features (gradient norm {m.grad_norm:.2g}, margin {m.margin:.2g}): raise "
-        "discriminator_grad_pen, or the style reward is a step."
+        f"The logit climbs from the policy's to the expert's within {width:.2g} standard "
+        f"deviations of the features (gradient norm {m.grad_norm:.2g}, margin {m.margin:.2g}): "
+        "raise discriminator_grad_pen, or the style reward is a step."
     ]
 
 

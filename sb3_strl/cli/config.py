@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_type_hints
 
 import yaml
 
 from sb3_strl import algorithms
 from sb3_strl.algorithms import PPO
+from sb3_strl.cli.values import check_text_keys, check_values, fitting, hints_of
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, check_known, suggest
 from sb3_strl.policies import StrlPolicy
 
@@ -26,6 +29,13 @@ _CLASSES = {
     "estimator_tppo": "EstimatorTPPO",
     "estimator_appo": "EstimatorAPPO",
     "estimator_atppo": "EstimatorATPPO",
+}
+_MAX_SEED = 2**32 - 1  # NumPy's
+_RANGES: dict[str, tuple[int, float, str]] = {
+    "total_timesteps": (1, math.inf, "> 0"),
+    "n_envs": (1, math.inf, "> 0"),
+    "seed": (0, _MAX_SEED, f"from 0 to {_MAX_SEED}"),
+    "checkpoint_interval": (0, math.inf, "of at least 0"),
 }
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _BUILT_BY_US = ("self", "policy", "env", "_init_setup_model", "seed", "device", "tensorboard_log")
@@ -52,6 +62,8 @@ class TrainConfig:
     :param seed: of everything
     :param device: of networks and tensors
     :param checkpoint_interval: environment steps between checkpoints, 0 for none
+    :param random_starts: begin the first episodes at random places of their time limit, see
+        :class:`~sb3_strl.callbacks.RandomStarts`
     :param hyperparameters: keywords of the algorithm, ``policy_kwargs`` among them
     """
 
@@ -64,6 +76,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     checkpoint_interval: int = 0
+    random_starts: bool = False
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -76,35 +89,56 @@ class TrainConfig:
         :raises StrlTypeError: on an unknown key anywhere; the nearest one is named
         :raises StrlValueError: on an unknown algorithm, or a number out of range
         """
+        check_text_keys(where, given)
         check_known(where, "key", given, [item.name for item in fields(cls)])
         config = cls(**given)
         config._check(where)
         return config
 
     def _check(self, where: str) -> None:
+        values = vars(self)
+        for name, (low, high, words) in _RANGES.items():
+            values[name] = _whole_number(where, name, values[name], low, high, words)
+        hints = get_type_hints(type(self))
+        for name in hints.keys() - _RANGES.keys():
+            values[name] = fitting(where, name, values[name], hints[name])
         known = known_algorithms()
         if self.algorithm not in known:
             raise StrlValueError(
                 f"{where}: unknown algorithm '{self.algorithm}'.{suggest(self.algorithm, known)} "
                 f"Known algorithms: {list(known)}."
             )
-        counts: dict[str, Any] = {"total_timesteps": self.total_timesteps, "n_envs": self.n_envs}
-        for name, value in counts.items():
-            if not isinstance(value, int | float) or value != int(value) or value < 1:
-                raise StrlValueError(f"{where}: {name} is {value!r}. Expected a whole number > 0.")
-        self.total_timesteps, self.n_envs = int(self.total_timesteps), int(self.n_envs)
-        mappings: dict[str, Any] = {
-            "env_kwargs": self.env_kwargs,
-            "hyperparameters": self.hyperparameters,
-        }
-        for name, mapping in mappings.items():
-            if not isinstance(mapping, dict):
-                raise StrlTypeError(f"{where}: {name} is {mapping!r}. Expected a mapping.")
-        check_hyperparameters(where, known[self.algorithm], self.hyperparameters)
+        check_text_keys(f"{where}: env_kwargs", self.env_kwargs)
+        algorithm = known[self.algorithm]
+        check_hyperparameters(where, algorithm, self.hyperparameters)
+        self.hyperparameters = _fitting_hyperparameters(where, algorithm, self.hyperparameters)
 
     def save(self, path: Path) -> None:
         """Write the configuration as yaml."""
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
+
+
+def _whole_number(where: str, name: str, value: Any, low: int, high: float, words: str) -> int:
+    try:
+        number: int = fitting(where, name, value, int)
+    except StrlTypeError:
+        number = low - 1
+    if not low <= number <= high:
+        raise StrlValueError(f"{where}: {name} is {value!r}. Expected a whole number {words}.")
+    return number
+
+
+def _fitting_hyperparameters(
+    where: str, algorithm: type[PPO], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    where = f"{where}: hyperparameters"
+    found = check_values(where, given, hints_of(algorithm, PPO))
+    if found.get("policy_kwargs"):
+        hints = hints_of(StrlPolicy, StrlPolicy)
+        found["policy_kwargs"] = check_values(
+            f"{where}: policy_kwargs", found["policy_kwargs"], hints
+        )
+    return found
 
 
 def check_hyperparameters(
@@ -119,10 +153,18 @@ def check_hyperparameters(
     :param also: further names to suggest from
     :raises StrlTypeError: on an unknown one; the nearest one is named
     """
+    check_text_keys(f"{where}: hyperparameters", given)
     allowed = [*keywords_of(algorithm, PPO, _BUILT_BY_US), *also]
     check_known(f"{where}: hyperparameters", "option", given, allowed)
+    policy_kwargs = given.get("policy_kwargs") or {}
+    if not isinstance(policy_kwargs, Mapping):
+        raise StrlTypeError(
+            f"{where}: policy_kwargs is {policy_kwargs!r}. Expected a mapping, e.g. "
+            "{net_arch: [64, 64]}."
+        )
+    check_text_keys(f"{where}: policy_kwargs", policy_kwargs)
     allowed = keywords_of(StrlPolicy, StrlPolicy, _BUILT_FOR_POLICY)
-    check_known(f"{where}: policy_kwargs", "option", given.get("policy_kwargs") or {}, allowed)
+    check_known(f"{where}: policy_kwargs", "option", policy_kwargs, allowed)
 
 
 def keywords_of(cls: type, base: type, without: Sequence[str]) -> list[str]:
@@ -152,11 +194,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     :raises StrlValueError: if there is no such file, it is no yaml or no mapping
     """
     file = Path(path)
+    if file.is_dir():
+        raise StrlValueError(f"config: {file} is a folder. Expected a yaml file in it.")
     if not file.is_file():
         raise StrlValueError(f"config: there is no file {file}. Expected a yaml file.")
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        data = _read_text_of_yaml(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise StrlValueError(
+            f"config: {file} is no text: {error}. Expected a yaml file, e.g. config.yml beside "
+            "a model."
+        ) from error
+    except ValueError as error:
         raise StrlValueError(f"config: {file} is no yaml: {error}. Mend that line.") from error
     if not isinstance(data, dict):
         raise StrlValueError(
@@ -165,6 +214,34 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         )
     numbers: dict[str, Any] = with_numbers(data)
     return numbers
+
+
+def _read_text_of_yaml(text: str) -> Any:
+    """Read yaml; what is wrong is a ValueError, as a date that does not exist is in PyYAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def read_options(option: str, text: str) -> dict[str, Any]:
+    """
+    Read the mapping that an option of the command line holds.
+
+    :param option: its name, e.g. ``"--env-kwargs"``
+    :param text: yaml
+    :raises StrlValueError: if it is no mapping of names
+    """
+    example = f"Expected a mapping: {option} '{{max_episode_length: 500}}'."
+    try:
+        data = _read_text_of_yaml(text)
+    except ValueError as error:
+        raise StrlValueError(f"{option}: '{text}' is no yaml: {error}. {example}") from error
+    if not isinstance(data, dict):
+        raise StrlValueError(f"{option}: got '{text}', a {type(data).__name__}. {example}")
+    check_text_keys(option, data)
+    options: dict[str, Any] = with_numbers(data)
+    return options
 
 
 def with_numbers(data: Any) -> Any:
@@ -178,15 +255,22 @@ def with_numbers(data: Any) -> Any:
     return data
 
 
-def apply_overrides(hyperparameters: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(
+    hyperparameters: Mapping[str, Any] | None, given: Sequence[str]
+) -> dict[str, Any]:
     """
     Return hyperparameters with ``key=value`` applied; dots go into mappings.
 
-    :param hyperparameters: not changed
+    :param hyperparameters: not changed; ``None`` for none
     :param given: e.g. ``["n_steps=32", "policy_kwargs.net_arch=[64, 64]"]``, values as in yaml
     :raises StrlValueError: if one has no ``=``, or goes into something that is no mapping
     """
-    result: dict[str, Any] = dict(hyperparameters)
+    if not isinstance(hyperparameters, Mapping | NoneType):
+        raise StrlValueError(
+            f"--set: the configuration's hyperparameters are {hyperparameters!r}. Expected a "
+            "mapping to go into."
+        )
+    result: dict[str, Any] = dict(hyperparameters or {})
     for text in given:
         path, equals, value = text.partition("=")
         if not equals or not path:
@@ -204,8 +288,18 @@ def apply_overrides(hyperparameters: Mapping[str, Any], given: Sequence[str]) ->
                 )
             target[parent] = dict(inner)
             target = target[parent]
-        target[last] = with_numbers(yaml.safe_load(value))
+        target[last] = _read_value(text, value)
     return result
+
+
+def _read_value(text: str, value: str) -> Any:
+    try:
+        return with_numbers(_read_text_of_yaml(value))
+    except ValueError as error:
+        raise StrlValueError(
+            f"--set: the value in '{text}' is no yaml: {error}. Expected e.g. n_steps=32 or "
+            "policy_kwargs.net_arch=[64,64]."
+        ) from error
 
 
 def config_beside(model: str | Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,6 +18,28 @@ def say(text: object) -> None:
 def complain(text: object) -> None:
     """Write a line to the standard error."""
     sys.stderr.write(f"{text}\n")
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Show warnings as one line each, without the line of the source that they come from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = _format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    del category, filename, lineno, line
+    return f"strl: warning: {' '.join(str(message).split())}\n"
 
 
 def has_progress_bar() -> bool:

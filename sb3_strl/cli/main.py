@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from sb3_strl import __version__
 from sb3_strl.cli import bench, collect, doctor, evaluate, export, migrate, motion, play, train, zoo
-from sb3_strl.cli.console import complain
+from sb3_strl.cli.console import complain, one_line_warnings
 from sb3_strl.common import distributed
 from sb3_strl.common.errors import StrlError
 
@@ -69,13 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _guarded(run: Callable[[], int]) -> int:
     """Turn a user's mistake into a message and an exit code."""
-    who = "strl" if distributed.world_size() == 1 else f"strl (rank {distributed.rank()})"
     try:
-        # Under torchrun the reason also goes where its summary of the failure looks for it.
-        return run() if distributed.world_size() == 1 else int(record(run)() or OK)
+        with one_line_warnings():
+            # Under torchrun the reason also goes where its summary of the failure looks for it.
+            return run() if distributed.world_size() == 1 else int(record(run)() or OK)
     except (StrlError, OSError) as error:
-        complain(f"{who}: {error}")
+        complain(_signed(str(error)))
         return FAILED
     except KeyboardInterrupt:
-        complain(f"{who}: interrupted")
+        complain(_signed("interrupted"))
         return INTERRUPTED
+
+
+def _signed(text: str) -> str:
+    """Return a message with the command, and the process if there are several, before it."""
+    who, colon, rest = text.partition(": ")
+    if not colon or who.split(" ")[0] != "strl":  # else it says itself which command it is of
+        who, rest = "strl", text
+    rank = "" if distributed.world_size() == 1 else f" (rank {distributed.rank()})"
+    return f"{who}{rank}: {rest}"

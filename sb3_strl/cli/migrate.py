@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sb3_strl import PPO, make_vec
-from sb3_strl.cli.config import CONFIG_FILE, TrainConfig, with_numbers
+from sb3_strl.cli.config import CONFIG_FILE, TrainConfig, read_options
 from sb3_strl.cli.console import say
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.migrate import Migration, from_rsl_rl_config, from_strl_config, load_checkpoint
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         )
     env = None
     if args.env is not None:
-        options = {} if args.env_kwargs is None else with_numbers(yaml.safe_load(args.env_kwargs))
+        options = {} if args.env_kwargs is None else read_options("--env-kwargs", args.env_kwargs)
         env = make_vec(args.env, _BUILT_WITH, env_kwargs=options)
     try:
         migration = _read(args, env)
@@ -136,7 +136,7 @@ def _configurations(
     config = migration.train_config(env_id, n_envs)
     zoo = migration.zoo_config(env_id, n_envs)
     if args.env_kwargs is not None:
-        options = with_numbers(yaml.safe_load(args.env_kwargs))
+        options = read_options("--env-kwargs", args.env_kwargs)
         config["env_kwargs"] = options
         zoo[env_id]["env_kwargs"] = options
     TrainConfig.from_dict(config, "strl migrate")

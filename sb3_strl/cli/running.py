@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_strl import make_vec
-from sb3_strl.cli.config import config_beside, with_numbers
+from sb3_strl.cli.config import config_beside, read_options
 from sb3_strl.common.errors import StrlError, StrlTypeError, StrlValueError
 from sb3_strl.envs import NumpyBridge, TensorVecEnv
 from sb3_strl.export.fit import check_fits
@@ -136,7 +136,8 @@ def make_env(
             "names one. Expected --env, e.g. --env sb3_strl/Walker-v0."
         )
     known = config.get("env_kwargs") if env_id == config.get("env") else None
-    options = {**(known or {}), **_env_kwargs(args)}
+    given = {} if args.env_kwargs is None else read_options("--env-kwargs", args.env_kwargs)
+    options = {**(known or {}), **given}
     if render_mode is not None:
         options["render_mode"] = render_mode
     try:
@@ -151,23 +152,6 @@ def make_env(
     except StrlError:
         env.close()
         raise
-
-
-def _env_kwargs(args: argparse.Namespace) -> dict[str, Any]:
-    import yaml
-
-    if args.env_kwargs is None:
-        return {}
-    try:
-        given = with_numbers(yaml.safe_load(args.env_kwargs))
-    except yaml.YAMLError:
-        given = None
-    if not isinstance(given, dict):
-        raise StrlTypeError(
-            f"strl {args.command}: --env-kwargs is '{args.env_kwargs}'. Expected a mapping in "
-            "yaml, e.g. '{max_episode_length: 500}'."
-        )
-    return given
 
 
 def _normalized(

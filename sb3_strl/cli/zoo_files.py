@@ -64,12 +64,13 @@ def check_options(where: str, algo: str, options: Mapping[str, Any]) -> None:
     check_hyperparameters(where, algorithm, mine, _ZOO_KEYS)
 
 
-def check_teacher(where: str, teacher: Any) -> None:
+def check_teacher(where: str, teacher: Any, env_id: str) -> None:
     """
     Refuse the path of a teacher where nothing lies yet.
 
     :param where: who complains
     :param teacher: what a configuration says
+    :param env_id: the student's environment
     :raises StrlValueError: if it is the path of no file
     """
     path = teacher.get("path") if isinstance(teacher, Mapping) else teacher
@@ -78,7 +79,7 @@ def check_teacher(where: str, teacher: Any) -> None:
         algo = next((part for part in parts if part in zoo_algorithms()), "strl_ppo")
         raise StrlValueError(
             f"{where}: the teacher is '{path}', where there is no file. Expected a trained model. "
-            f"Train it first, with strl zoo train --algo {algo}, or name another one: "
+            f"Train it first, with strl zoo train --algo {algo} --env {env_id}, or name another: "
             """-params teacher:"'runs/teacher/model.zip'"."""
         )
 

@@ -131,7 +131,7 @@ class StrlExperimentManager(ExperimentManager):
         if self.algo in zoo_algorithms():
             where = f"strl zoo: '{self.env_name.gym_id}'"
             check_options(where, self.algo, hyperparams)
-            check_teacher(where, hyperparams.get("teacher"))
+            check_teacher(where, hyperparams.get("teacher"), self.env_name.gym_id)
         name = hyperparams.get("rollout_buffer_class")
         if isinstance(name, str):
             hyperparams["rollout_buffer_class"] = rl_zoo3.utils.get_class_by_name(name)

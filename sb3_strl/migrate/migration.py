@@ -169,6 +169,8 @@ class Migration:
             config["checkpoint_interval"] = (
                 self.save_interval * int(self.kwargs["n_steps"]) * n_envs
             )
+        if self.random_starts:
+            config["random_starts"] = True
         return {**config, "hyperparameters": self._own_options()}
 
     def zoo_config(self, env_id: str, n_envs: int) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Report:
             named = "; ".join(f"'{key}'{row.note}" for key, row in unknown.items())
             raise StrlTypeError(
                 f"migrate: {self.source} has no key {named}. A key that is left out may change "
-                "what is trained: mend or remove it, or pass strict=False to have it reported."
+                "what is trained: mend or remove it, or pass strict=False (--lenient) to have it "
+                "reported."
             )
 
 

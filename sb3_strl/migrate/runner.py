@@ -70,5 +70,5 @@ def _read_random_starts(top: Section, migration: Migration) -> None:
     wanted: Any = top.take("init_at_random_ep_len")
     if wanted is not None:
         migration.random_starts = bool(wanted)
-        note = "pass RandomStarts() to learn" if wanted else "as it is"
+        note = "random_starts: true, or pass RandomStarts() to learn" if wanted else "as it is"
         top.report.add("init_at_random_ep_len", "mapped", "RandomStarts", wanted, note)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_strl.cli.config import (
     TrainConfig,
     apply_overrides,
     config_beside,
     known_algorithms,
+    read_options,
     read_yaml,
 )
+from sb3_strl.cli.values import fitting
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 
 
@@ -104,3 +108,58 @@ def test_overrides_go_into_mappings_and_change_nothing_else() -> None:
         apply_overrides({}, ["n_steps"])
     with pytest.raises(StrlValueError, match=r"'n_steps' in 'n_steps.x' is 8. Expected a mapping"):
         apply_overrides(given, ["n_steps.x=1"])
+    with pytest.raises(StrlValueError, match=r"hyperparameters are \[1\]. Expected a mapping"):
+        apply_overrides([1], ["n_steps=1"])  # type: ignore[arg-type]
+    assert apply_overrides(None, ["n_steps=1"]) == {"n_steps": 1}
+
+
+def test_options_in_one_text() -> None:
+    assert read_options("--env-kwargs", "{a: 1e3, b: [x]}") == {"a": 1000.0, "b": ["x"]}
+    for text, message in {"g=3": "got 'g=3', a str", "{g: [": "is no yaml", "": "NoneType"}.items():
+        with pytest.raises(StrlValueError, match=message):
+            read_options("--env-kwargs", text)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        (10.0, int, 10),
+        (3, float, 3),
+        (True, bool | str, True),
+        (None, int | None, None),
+        (8.0, int | None, 8),
+        ([8.0, 4], Sequence[int] | Mapping[str, Sequence[int]] | None, [8, 4]),
+        ({"pi": [8.0]}, Sequence[int] | Mapping[str, Sequence[int]], {"pi": [8]}),
+        ([0.1, 1], tuple[float, float], [0.1, 1]),
+        ("lin_2e-4", float | Schedule, "lin_2e-4"),
+        ("rollout", bool | Literal["rollout"], "rollout"),
+        ({"a": object}, dict[str, Any], {"a": object}),
+    ],
+)
+def test_values_that_fit(value: Any, hint: Any, expected: Any) -> None:
+    found = fitting("here", "it", value, hint)
+    assert found == expected
+    assert repr(found) == repr(expected)  # 10 and 10.0, 1 and True are equal
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "words"),
+    [
+        (1.5, int, "a whole number"),
+        (True, int, "a whole number"),
+        (float("inf"), int, "a whole number"),
+        (float("nan"), float, "a number"),
+        ("1", float | None, "a number or null"),
+        (1, bool, "true or false"),
+        ("abc", Sequence[int] | Mapping[str, Any], "a list of numbers or a mapping"),
+        (["a"], Sequence[int], "a list of numbers"),
+        ([1.0], tuple[float, float], "a list of numbers"),
+        ({"pi": 3}, Mapping[str, Sequence[int]], "a mapping"),
+        ("fast", Literal["fixed", "adaptive"], r"one of \['fixed', 'adaptive'\]"),
+        ("exp_3", float | Schedule, "a number or a schedule such as lin_0.001"),
+        ("Adam", type[Exception], "a class, in Python alone"),
+    ],
+)
+def test_values_that_do_not_fit(value: Any, hint: Any, words: str) -> None:
+    with pytest.raises(StrlTypeError, match=rf"here: it is .*\. Expected {words}\."):
+        fitting("here", "it", value, hint)

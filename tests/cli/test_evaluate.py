@@ -43,7 +43,10 @@ def test_options_of_the_environment_are_a_mapping(
     text: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert measure(run, "--env-kwargs", text) == 1
-    assert f"--env-kwargs is '{text}'. Expected a mapping" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--env-kwargs: " in error
+    assert f"'{text}'" in error
+    assert "Expected a mapping: --env-kwargs '{max_episode_length: 500}'" in error
 
 
 def test_the_device_is_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

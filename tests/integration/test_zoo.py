@@ -134,9 +134,9 @@ def test_a_teacher_that_was_not_trained_is_asked_for(tmp_path: Path) -> None:
     there = tmp_path / "teacher.zip"
     there.touch()
     for teacher in (None, str(there), {"path": str(there)}, {"class_name": "ActorCritic"}):
-        check_teacher("here", teacher)
-    with pytest.raises(StrlValueError, match=r"here.*strl zoo train --algo appo, or name another"):
-        check_teacher("here", {"path": "logs/appo/Walker_1/none.zip"})
+        check_teacher("here", teacher, "a-v0")
+    with pytest.raises(StrlValueError, match=r"here.*zoo train --algo appo --env a-v0, or"):
+        check_teacher("here", {"path": "logs/appo/Walker_1/none.zip"}, "a-v0")
     with pytest.raises(StrlValueError, match=r"no file. Expected a trained model"):
         train("tppo", "sb3_strl/PendulumHidden-v1", tmp_path, "-params", "teacher:'none.zip'")
 

@@ -119,6 +119,7 @@ def test_the_released_run_as_files() -> None:
     parsed = TrainConfig.from_dict(config)
     assert (parsed.algorithm, parsed.total_timesteps, parsed.seed) == ("appo", 1_966_080_000, 42)
     assert parsed.checkpoint_interval == 500 * 24 * 4096
+    assert parsed.random_starts
     zoo = yaml.safe_load(yaml.safe_dump(migration.zoo_config("Lus2-Flat-v0", 4096)))
     (entry,) = zoo.values()
     expected = {key: value for key, value in RELEASED_KWARGS.items() if key != "seed"}
