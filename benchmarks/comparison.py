@@ -287,10 +287,13 @@ def check_writable(path: Path, parser: argparse.ArgumentParser) -> None:
     :param path: the file; folders above it are made, an old one stays as it is
     :param parser: which says so
     """
+    is_new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a"):
             pass
+        if is_new:
+            path.unlink()
     except OSError as error:
         parser.error(f"{path} cannot be written: {error.strerror or error}")
 
