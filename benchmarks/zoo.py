@@ -62,10 +62,12 @@ GROUPS: dict[str, list[str]] = {
         *("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Reacher-v5", "Swimmer-v5", "Ant-v5"),
         *("InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Pusher-v5"),
     ],
-    # Ten million steps each: hours.
+    # Hours.
     "humanoid": ["Humanoid-v5", "HumanoidStandup-v5"],
 }
 PEERS = ("ppo", "ppo_lstm")
+CUT_TO = 1e6
+"""Steps of peers in the group ``humanoid``: rl_zoo3's ten million take three and nine hours."""
 SMOKE_STEPS, SMOKE_EPISODES = 600, 2
 SB3_ON_WALKER: dict[str, Any] = {
     "n_steps": 24,
@@ -103,6 +105,8 @@ def published(algo: str, task: str) -> dict[str, Any] | None:
     """
     Return rl_zoo3's own hyperparameters, ``None`` if it publishes none.
 
+    Those of the group ``humanoid`` train for ``CUT_TO`` steps.
+
     :param algo: ``"ppo"`` or ``"ppo_lstm"``
     :param task: for which those of an older version will do
     """
@@ -111,6 +115,8 @@ def published(algo: str, task: str) -> dict[str, Any] | None:
     for older in range(int(version), -1, -1):
         if f"{name}-v{older}" in table:
             found: dict[str, Any] = table[f"{name}-v{older}"]
+            if task in GROUPS["humanoid"]:
+                found = {**found, "n_timesteps": CUT_TO}
             return found
     return None
 
@@ -140,7 +146,8 @@ def find_jobs(tasks: Sequence[str], algos: Sequence[str] | None) -> list[Job]:
         raise SystemExit(f"--tasks: {unknown}. Expected {list(GROUPS)} or some of {known}.")
     jobs = [Job(algo, task) for task in wanted for algo in ours if task in ours[algo]]
     for task in wanted:
-        jobs += [Job(algo, task) for algo in PEERS if published(algo, task) is not None]
+        peer = "ppo_lstm" if task in GROUPS["masked"] else "ppo"  # memory beside memory
+        jobs += [Job(peer, task)] if published(peer, task) is not None else []
         jobs += [Job("ppo", task)] if task == WALKER else []
     chosen = [job for job in jobs if algos is None or job.algo in algos]
     needed = [Job(teacher_of(job), job.task) for job in chosen if teacher_of(job)]

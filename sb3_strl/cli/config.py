@@ -15,6 +15,7 @@ import yaml
 
 from sb3_strl import algorithms
 from sb3_strl.algorithms import PPO
+from sb3_strl.cli.parts import fitting_parts
 from sb3_strl.cli.values import check_text_keys, check_values, fitting, hints_of
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, check_known, suggest
 from sb3_strl.policies import StrlPolicy
@@ -134,10 +135,9 @@ def _fitting_hyperparameters(
     where = f"{where}: hyperparameters"
     found = check_values(where, given, hints_of(algorithm, PPO))
     if found.get("policy_kwargs"):
-        hints = hints_of(StrlPolicy, StrlPolicy)
-        found["policy_kwargs"] = check_values(
-            f"{where}: policy_kwargs", found["policy_kwargs"], hints
-        )
+        where = f"{where}: policy_kwargs"
+        fitted = check_values(where, found["policy_kwargs"], hints_of(StrlPolicy, StrlPolicy))
+        found["policy_kwargs"] = fitting_parts(where, fitted)
     return found
 
 
@@ -145,7 +145,7 @@ def check_hyperparameters(
     where: str, algorithm: type[PPO], given: Mapping[str, Any], also: Sequence[str] = ()
 ) -> None:
     """
-    Refuse keywords that an algorithm or its policy does not have.
+    Refuse keywords that an algorithm, its policy or a part of that does not have.
 
     :param where: who complains
     :param algorithm: class
@@ -165,6 +165,7 @@ def check_hyperparameters(
     check_text_keys(f"{where}: policy_kwargs", policy_kwargs)
     allowed = keywords_of(StrlPolicy, StrlPolicy, _BUILT_FOR_POLICY)
     check_known(f"{where}: policy_kwargs", "option", policy_kwargs, allowed)
+    fitting_parts(f"{where}: policy_kwargs", policy_kwargs)
 
 
 def keywords_of(cls: type, base: type, without: Sequence[str]) -> list[str]:

@@ -18,8 +18,8 @@ examples:
   strl export runs/walk/model.zip --out robot/
   strl export model.zip --formats onnx --robot go1.yml --out robot/
   strl export mutex.zip --env course-v0 --prove-in-env --out robot/
-  strl export logs/ppo/Hopper-v5_1/Hopper-v5.zip --out robot/ \\
-      --vec-normalize logs/ppo/Hopper-v5_1/Hopper-v5/vecnormalize.pkl
+  strl export logs/strl_ppo/Hopper-v5_1/Hopper-v5.zip --out robot/ \\
+      --vec-normalize logs/strl_ppo/Hopper-v5_1/Hopper-v5/vecnormalize.pkl
 
 the file for --robot:
   joint_names: [right_hip, right_knee, ...]

@@ -106,6 +106,7 @@ def hints_of(cls: type, base: type) -> dict[str, Any]:
             found = {**hints, **found}
         if owner is base:
             break
+    found.pop("return", None)
     return found
 
 
@@ -129,9 +130,16 @@ def describe(hint: Any) -> str:
     kind = get_origin(hint) or hint
     items = get_args(hint)
     word = _WORDS.get(kind, "")
-    if word == "a list" and items and items[0] in (int, float):
-        return f"{word} of numbers"
+    if word == "a list" and items:
+        return _describe_list(kind, items)
     return word  # what yaml cannot hold has no word
+
+
+def _describe_list(kind: Any, items: tuple[Any, ...]) -> str:
+    plural = {int: "whole numbers", float: "numbers", str: "texts"}.get(items[0], "")
+    if kind is tuple and items[-1] is not ...:
+        return f"a list of {len(items)} {plural or 'values'}"
+    return f"a list of {plural}" if plural else "a list"
 
 
 def _fit(value: Any, hint: Any) -> Any:
@@ -160,9 +168,10 @@ def _fit_mapping(value: Any, items: tuple[Any, ...]) -> Any:
 def _fit_list(value: Any, origin: Any, items: tuple[Any, ...]) -> Any:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return _MISFIT
-    if origin is tuple and len(value) != len(items):
+    as_many = origin is not tuple or items[-1:] == (...,)
+    hints = items[:1] * len(value) if as_many else items
+    if len(value) != len(hints):
         return _MISFIT
-    hints = items if origin is tuple else items[:1] * len(value)
     found = [_fit(inner, hint) for inner, hint in zip(value, hints, strict=True)]
     return _MISFIT if _any_misfit(found) else found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
-from sb3_strl.common.errors import StrlKeyError, StrlValueError, suggest
+from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError, suggest
 
 SINGLE_GROUP = "policy"
 """Name of the only group of an environment whose observation space is not a Dict."""
 
+_NUMBER = (int, float, np.integer)
 SegmentMap = Mapping[str, int | Sequence[int]]
 
 
@@ -58,10 +59,14 @@ def is_image_group(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) == 3
 
 
-def _shape(value: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(value, (int, np.integer)):
-        return (int(value),)
-    return tuple(int(size) for size in value)
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    sizes = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    if not all(isinstance(size, _NUMBER) and float(size).is_integer() for size in sizes):
+        raise StrlTypeError(
+            f"ObsLayout: segment '{name}' has the shape {value!r}. Expected a whole number, or a "
+            "list of whole numbers."
+        )
+    return tuple(int(size) for size in sizes)
 
 
 class ObsLayout:
@@ -74,6 +79,7 @@ class ObsLayout:
     :param obs_segments: ``{group: {segment: shape}}``; for a space with a single vector group also
         ``{segment: shape}``; the order is the order of the columns
     :raises StrlKeyError: if a group does not exist
+    :raises StrlTypeError: if a shape is no whole number nor a list of them
     :raises StrlValueError: if the sizes of a group's segments do not add up to its width, a size is
         not positive, or a segment is declared for an image group
     """
@@ -112,6 +118,11 @@ class ObsLayout:
                     f"'{group}'.{suggest(group, self.spaces)} This environment has: "
                     f"{list(self.spaces)}."
                 )
+            if not isinstance(names, Mapping):
+                raise StrlTypeError(
+                    f"ObsLayout: obs_segments of group '{group}' are {names!r}. Expected "
+                    "{segment: shape}."
+                )
             nested[group] = names
         return nested
 
@@ -129,7 +140,7 @@ class ObsLayout:
         placed: list[Segment] = []
         start = 0
         for name, value in declared.items():
-            segment = Segment(str(name), group, start, _shape(value))
+            segment = Segment(str(name), group, start, _shape(name, value))
             if segment.size <= 0:
                 raise StrlValueError(
                     f"ObsLayout: segment '{name}' of group '{group}' has shape {segment.shape}. "

@@ -24,6 +24,7 @@ from sb3_strl.policies.build import (
     build_readers,
     initialise_orthogonally,
     last_linear,
+    make_optimizer,
     optimizer_defaults,
 )
 from sb3_strl.policies.contract import Obs
@@ -186,9 +187,8 @@ class StrlPolicy(PolicyExtras):
             readers = (self.actor_reader, self.critic_reader)
             initialise_orthogonally(readers, (self.actor, self.critic))
         self.action_head.init_output_layer(last_linear(self.actor))
-        make_optimizer: Any = optimizer_class
         self.optimizer = make_optimizer(
-            self.ppo_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+            optimizer_class, self.ppo_parameters(), lr_schedule(1), self.optimizer_kwargs
         )
 
     # ------------------------------------------------------------------ construction

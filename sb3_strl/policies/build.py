@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,3 +153,24 @@ def optimizer_defaults(
     if optimizer_class in (FlatAdam, th.optim.Adam, th.optim.AdamW):
         return {"eps": 1e-8, "fused": True, **(given or {})}
     return dict(given or {})
+
+
+def make_optimizer(
+    optimizer_class: type[th.optim.Optimizer],
+    parameters: Sequence[th.Tensor],
+    learning_rate: float,
+    options: Mapping[str, Any],
+) -> th.optim.Optimizer:
+    """
+    Build an optimiser.
+
+    :raises StrlValueError: if the optimiser refuses its options
+    """
+    make: Callable[..., th.optim.Optimizer] = optimizer_class
+    try:
+        return make(parameters, lr=learning_rate, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise StrlValueError(
+            f"{optimizer_class.__name__} refuses optimizer_kwargs {dict(options)}: {error}. "
+            "Expected options that it takes. Change policy_kwargs=dict(optimizer_kwargs=dict(...))."
+        ) from error

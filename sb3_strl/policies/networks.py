@@ -22,6 +22,11 @@ _NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+def layer_sizes(hidden_sizes: Sequence[int] | int | None) -> list[int]:
+    """Return widths of hidden layers as a list: a number is one layer, ``None`` is none."""
+    return [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes or ())
+
+
 def perceptron_layers(
     sizes: Sequence[int], tail: Sequence[int], activation: type[nn.Module]
 ) -> list[nn.Module]:
@@ -73,7 +78,7 @@ class MlpModel(Bfloat16Layers):
         fuse: bool = False,
     ) -> None:
         super().__init__()
-        hidden = [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes or ())
+        hidden = layer_sizes(hidden_sizes)
         activation = get_activation_cls(nonlinearity)
         sizes = [input_size, *hidden]
         tail = [] if output_size is None else [output_size]
@@ -152,10 +157,18 @@ class Conv2dModel(Bfloat16Layers):
                     f"Conv2dModel: {name} has {len(values)} entries for {n_layers} channels."
                     f" Expected one per layer: make {name} as long as channels."
                 )
+        if min(channels, default=1) < 1:
+            raise StrlValueError(f"Conv2dModel: channels is {[*channels]}. Expected positive ints.")
         self._geometry = [
             (pair(k, "kernel_sizes"), pair(s, "strides"), pair(p, "paddings"), pair(d, "dilations"))
             for k, s, p, d in zip(*options.values(), strict=True)
         ]
+        for kernel, stride, padding, dilation in self._geometry:
+            if min(*kernel, *stride, *dilation) < 1 or min(padding) < 0:
+                raise StrlValueError(
+                    f"Conv2dModel: a layer has kernel {kernel}, stride {stride}, padding {padding} "
+                    f"and dilation {dilation}. Expected positive ints, and no negative padding."
+                )
         self._use_maxpool = use_maxpool
         self._output_channels = channels[-1] if n_layers else in_channels
         activation, norm = get_activation_cls(nonlinearity), _norm_factory(normlayer)

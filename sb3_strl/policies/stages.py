@@ -20,7 +20,7 @@ from sb3_strl.common.normalization import EmpiricalNormalization
 from sb3_strl.common.segments import ObsLayout, Segment, is_image_group
 from sb3_strl.common.types import TensorDict
 from sb3_strl.policies.blocks import CNN
-from sb3_strl.policies.networks import Conv2dHeadModel, MlpModel
+from sb3_strl.policies.networks import Conv2dHeadModel, MlpModel, layer_sizes
 
 _DEFAULT_HIDDEN = (128,)
 _DEFAULT_CONV: dict[str, Any] = {
@@ -126,7 +126,7 @@ def make_encoder(
         return CNN(segment.shape[1:], segment.shape[0], **options)
     options.setdefault("nonlinearity", activation)
     if name == "MlpModel":
-        hidden = [*options.pop("hidden_sizes", _DEFAULT_HIDDEN)]
+        hidden = layer_sizes(options.pop("hidden_sizes", _DEFAULT_HIDDEN))
         if last_linear:
             return MlpModel(segment.size, hidden, size, **options)
         return MlpModel(segment.size, [*hidden, size], None, **options)
@@ -134,7 +134,7 @@ def make_encoder(
         options = {**_DEFAULT_CONV, **options}
         if last_linear:
             return Conv2dHeadModel(segment.shape, output_size=size, **options)
-        options["hidden_sizes"] = [*options["hidden_sizes"], size]
+        options["hidden_sizes"] = [*layer_sizes(options["hidden_sizes"]), size]
         return Conv2dHeadModel(segment.shape, **options)
     raise StrlTypeError(
         f"EncoderSpec: unknown class_name '{name}'.{suggest(name, ENCODER_CLASSES)} Known classes: "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sb3_strl.common.memory_state import PolicyState
     from sb3_strl.policies.actor_critic import StrlPolicy
 
-_CONV_KEYS = (
+NETWORK_KEYS = (
     "channels",
     "kernel_sizes",
     "strides",
@@ -34,6 +34,7 @@ _CONV_KEYS = (
     "use_maxpool",
     "normlayer",
 )
+"""Keywords of the network that may stand beside those of the part."""
 _CHANNELS, _KERNEL_SIZE, _STRIDE, _HIDDEN = (64, 64), 3, 1, (256,)
 _CRITIC = ("raw", "shared", "own")
 
@@ -75,10 +76,10 @@ class VisualSpec:
         values = dict(given)
         if "component_name" in values:
             values.setdefault("component_names", values.pop("component_name"))
-        check_known("VisualSpec", "key", values, [*own, *_CONV_KEYS])
-        network = {key: values.pop(key) for key in _CONV_KEYS if key in values}
+        check_known("VisualSpec", "key", values, [*own, *NETWORK_KEYS])
+        network = {key: values.pop(key) for key in NETWORK_KEYS if key in values}
         kwargs = _with_defaults({**values.pop("kwargs", {}), **network})
-        check_known("VisualSpec", "key of kwargs", kwargs, _CONV_KEYS)
+        check_known("VisualSpec: kwargs", "key", kwargs, NETWORK_KEYS)
         names = values.pop("component_names", None)
         if names is not None:
             names = (names,) if isinstance(names, str) else tuple(names)

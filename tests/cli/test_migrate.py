@@ -90,6 +90,14 @@ def test_rsl_rl_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert options["policy_kwargs"]["distribution_kwargs"] == {"init_std": 0.5}
 
 
+def test_one_segment_may_be_a_text(tmp_path: Path) -> None:
+    policy = PENDULUM["policy"] | {"class_name": "EncoderActorCritic"}
+    config = PENDULUM | {"policy": policy | {"encoder_component_names": "scan"}}
+    assert main(["migrate", str(write(tmp_path, config)), "--out", str(tmp_path / "out")]) == 0
+    options = read_yaml(tmp_path / "out" / "config.yml")["hyperparameters"]
+    assert options["policy_kwargs"]["encoder"]["component_names"] == "scan"
+
+
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "out")]
     path = str(write(tmp_path, {**PENDULUM, "num_step_per_env": 2}))

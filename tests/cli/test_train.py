@@ -87,7 +87,7 @@ def test_a_device_that_is_not_there(
         (["--set", "n_steps=true"], "n_steps is True. Expected a whole number."),
         (["--set", "learning_rate=-1"], "learning_rate is -1. Expected a number of at least 0."),
         (["--set", "learning_rate=lin_x"], "or a schedule such as lin_0.001."),
-        (["--set", "policy_kwargs.net_arch=big"], "net_arch is 'big'. Expected a list of numbers"),
+        (["--set", "policy_kwargs.net_arch=big"], "net_arch is 'big'. Expected a list of whole"),
         (["--set", "policy_kwargs=3"], "policy_kwargs is 3. Expected a mapping"),
         (["--env-kwargs", "g=3"], "--env-kwargs: got 'g=3', a str. Expected a mapping"),
         (["--env-kwargs", "{g: ["], "--env-kwargs: '{g: [' is no yaml"),

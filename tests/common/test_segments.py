@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_strl.common.errors import StrlKeyError, StrlValueError
+from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.segments import ObsLayout, get_subobs, group_spaces, is_image_group
 from tests.envs.toy import box
 
@@ -78,6 +78,10 @@ def test_images_and_discrete_groups() -> None:
         ({"a": 7}, StrlValueError, "add up to 7 columns"),
         ({"a": 6, "b": 0}, StrlValueError, r"'b' of group 'policy' has shape \(0,\)"),
         ({"polcy": {"a": 6}}, StrlKeyError, r"'polcy'\. Did you mean 'policy'\?"),
+        ({"policy": {"a": "x"}}, StrlTypeError, r"'a' has the shape 'x'\. Expected a whole number"),
+        ({"policy": {"a": [2.5]}}, StrlTypeError, r"'a' has the shape \[2.5\]"),
+        ({"policy": {"a": None}}, StrlTypeError, r"'a' has the shape None"),
+        ({"policy": {"a": 6}, "critic": 4}, StrlTypeError, r"'critic' are 4\. Expected \{segment"),
     ],
 )
 def test_a_layout_that_cannot_be_says_why(segments, error: type[Exception], message: str) -> None:

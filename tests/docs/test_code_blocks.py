@@ -1,9 +1,11 @@
 """
 Every block of code in README and docs runs, page by page.
 
-The Python blocks of a page share their names and run in an empty folder, one after another; a
-training of more than ``MAX_STEPS`` steps is cut to two rollouts. A block that must not run has a
-comment above it that says why: ``<!-- not run: needs Isaac Lab -->``. Commands are parsed.
+The Python blocks and the ``strl`` commands of a page run in an empty folder, one after another; the
+Python blocks share their names. A training of more than ``MAX_STEPS`` steps is cut to two rollouts.
+A block that must not run has a comment above it that says why: ``<!-- not run: a reason -->``.
+Other commands (``pip``, ``make``, ``python``, ``torchrun``) are parsed: their files, options and
+targets must be there.
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+import torch as th
+import yaml
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_strl import PPO, make_vec
-from sb3_strl.cli.main import build_parser
+from sb3_strl.cli.main import build_parser, main
 from tests.docs.pages import LANGUAGES, ROOT, SHELLS, Block, blocks, pages
+from tests.integration.zoo_tools import restore_zoo
 
 MAX_STEPS = 4096
 Names = dict[str, Any]
@@ -32,15 +38,32 @@ def name_of(page: Path) -> str:
 
 
 def runnable(page: Path) -> list[Block]:
-    return [b for b in blocks(page) if b.language == "python" and b.reason is None]
+    kinds = ("python", *SHELLS)
+    found = [b for b in blocks(page) if b.language in kinds and b.reason is None]
+    return [b for b in found if b.language == "python" or any(strl_commands(b))]
+
+
+def lines_of(block: Block) -> list[str]:
+    lines = re.sub(r"\\\n\s*", " ", block.text).splitlines()
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def strl_commands(block: Block) -> list[list[str]]:
+    found = [shlex.split(line, comments=True) for line in lines_of(block)]
+    return [words[1:] for words in found if words[0] == "strl"]
 
 
 PAGES = [page for page in pages() if runnable(page)]
 NEEDS = {
     "docs/guide/callbacks.md": ("optuna",),
     "docs/guide/datasets.md": ("pyarrow", "matplotlib"),
+    "docs/guide/command_line.md": (
+        *("onnx", "onnxruntime", "tqdm"),
+        *("rl_zoo3", "optuna", "pandas", "requests"),
+    ),
     "docs/guide/export.md": ("onnx", "onnxruntime"),
     "docs/guide/imitation.md": ("imitation", "pyarrow", "datasets", "tqdm", "tensorboard"),
+    "docs/guide/teacher_student.md": ("rl_zoo3", "requests"),
 }
 
 # ---------------------------------------------------------------- what a page may take as given
@@ -56,6 +79,43 @@ def a_simulator(names: Names) -> None:
     names["thing"] = gym.make_vec("Pendulum-v1", num_envs=4)
 
 
+def a_walk(names: Names) -> None:
+    small = ["--n-envs", "4", "--steps", "96", "--quiet"]
+    assert main(["train", "--config", "examples/walk.yml", *small, "--out", "runs/walk"]) == 0
+
+
+def a_walk_and_one_behind_vec_normalize(names: Names) -> None:
+    a_walk(names)
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    model = PPO("MlpPolicy", env, n_steps=8, n_minibatches=1).learn(8)
+    model.save("logs/strl_ppo/ENV_1/ENV")
+    Path("logs/strl_ppo/ENV_1/ENV").mkdir()
+    env.save("logs/strl_ppo/ENV_1/ENV/vecnormalize.pkl")
+
+
+def a_run_of_st_rl(names: Names) -> None:
+    config: dict[str, Any] = {
+        "num_steps_per_env": 8, "max_iterations": 3, "num_envs": 16,
+        "policy": {
+            "class_name": "ActorCritic", "actor_hidden_dims": [7], "critic_hidden_dims": [6],
+            "activation": "elu",
+        },
+        "algorithm": {"class_name": "PPO", "num_mini_batches": 4},
+    }  # fmt: skip
+    env = make_vec("sb3_strl/Walker-v0", 2)
+    state = {"std": th.ones(6)}
+    for name, group, widths in (("actor", "policy", (7, 6)), ("critic", "critic", (6, 1))):
+        width = env.observation_space[group].shape[0]
+        for layer, out in zip((0, 2), widths, strict=True):
+            state[f"{name}.{layer}.weight"] = 0.1 * th.randn(out, width)
+            state[f"{name}.{layer}.bias"] = th.zeros(out)
+            width = out
+    Path("logs/walk/params").mkdir(parents=True)
+    for path in ("logs/walk/params/agent.yaml", "agent.yaml"):
+        Path(path).write_text(yaml.safe_dump(config))
+    th.save({"model_state_dict": state, "iter": 2, "optimizer_state_dict": {}}, "model_1000.pt")
+
+
 def three_skills(names: Names) -> None:
     env = make_vec("sb3_strl/Walker-v0", 4, seed=0)
     model = PPO("MlpPolicy", env, n_steps=4, policy_kwargs={"net_arch": [8]})
@@ -69,6 +129,8 @@ def three_skills(names: Names) -> None:
 
 GIVEN: dict[str, Callable[[Names], None]] = {
     "docs/guide/callbacks.md": a_repository,
+    "docs/guide/export.md": a_walk_and_one_behind_vec_normalize,
+    "docs/guide/migration.md": a_run_of_st_rl,
     "docs/guide/mutex.md": three_skills,
     "docs/guide/simulators.md": a_simulator,
 }
@@ -82,6 +144,12 @@ def callbacks_left_their_files(names: Names) -> None:
     found = sorted(path.name for path in Path("checkpoints").iterdir())
     assert found == ["model_2.zip", "model_4.zip"]
     assert len(list(Path("logs/git").iterdir())) == 2
+
+
+def commands_left_their_files(names: Names) -> None:
+    for path in ("walk.gif", "robot/model.onnx", "runs/walk/model.zip", "runs/walk-more/model.zip"):
+        assert Path(path).stat().st_size > 1000, path
+    assert Path("logs/appo/sb3_strl-Walker-v0_1/sb3_strl-Walker-v0.zip").is_file()
 
 
 def datasets_are_what_they_should_be(names: Names) -> None:
@@ -120,6 +188,7 @@ def the_student_went_on(names: Names) -> None:
 
 PROMISED: dict[str, Callable[[Names], None]] = {
     "docs/guide/callbacks.md": callbacks_left_their_files,
+    "docs/guide/command_line.md": commands_left_their_files,
     "docs/guide/datasets.md": datasets_are_what_they_should_be,
     "docs/guide/export.md": the_robot_is_told_where_to_go,
     "docs/guide/imitation.md": imitators_imitate,
@@ -152,13 +221,25 @@ def test_a_page_runs_from_top_to_bottom(
 ) -> None:
     for package in ("mujoco", *NEEDS.get(name_of(page), ())):
         pytest.importorskip(package)
+    if "rl_zoo3" in NEEDS.get(name_of(page), ()):
+        restore_zoo(monkeypatch)
     monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
     names: Names = {"__name__": "page"}
     GIVEN.get(name_of(page), lambda names: None)(names)
     for block in runnable(page):
+        if block.language in SHELLS:
+            run_commands(block)
+            continue
         code = "\n" * block.line + block.text  # so that a traceback names the line of the page
         exec(compile(code, str(page), "exec"), names)
     PROMISED.get(name_of(page), lambda names: None)(names)
+
+
+def run_commands(block: Block) -> None:
+    for words in strl_commands(block):
+        few = ["--n-trials", "1", "-n", "100"] if "-optimize" in words else []
+        assert main([*words, *few]) == 0, f"{block}: {words}"
 
 
 def test_blocks_that_do_not_run_say_why() -> None:
@@ -193,9 +274,7 @@ def commands() -> Iterator[tuple[Block, str]]:
     for page in pages():
         for block in blocks(page):
             if block.language in SHELLS and block.reason is None:
-                for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
-                    if line.strip() and not line.lstrip().startswith("#"):
-                        yield block, line
+                yield from ((block, line) for line in lines_of(block))
 
 
 def is_parsed_by_strl(arguments: list[str]) -> None:

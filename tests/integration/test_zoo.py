@@ -18,11 +18,10 @@ from sb3_strl.cli.zoo_files import check_file, check_teacher, zoo_algorithms
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.envs.simulator_tasks import split_task
 from sb3_strl.export import export_policy
+from tests.integration.zoo_tools import FOLDER, TABLES, restore_zoo, train
 
 pytestmark = pytest.mark.integration
 
-FOLDER = Path(__file__).parents[2] / "zoo_configs"
-TABLES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(FOLDER.glob("*.yml"))}
 CASES = [
     (algo, env_id)
     for algo, table in TABLES.items()
@@ -33,27 +32,8 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_clean_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """rl_zoo3's tables are put back."""
-    import rl_zoo3
-    import rl_zoo3.exp_manager
-    import rl_zoo3.hyperparams_opt as search
-    import rl_zoo3.train
-    import rl_zoo3.utils
-
-    for table in (rl_zoo3.ALGOS, search.HYPERPARAMS_SAMPLER, search.HYPERPARAMS_CONVERTER):
-        for key in zoo_algorithms():
-            monkeypatch.delitem(table, key, raising=False)
-    callback = rl_zoo3.exp_manager.TrialEvalCallback
-    monkeypatch.setattr(rl_zoo3.exp_manager, "TrialEvalCallback", callback)
-    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", rl_zoo3.train.ExperimentManager)
-    monkeypatch.setattr(rl_zoo3.utils, "create_test_env", rl_zoo3.utils.create_test_env)
-
-
-def train(algo: str, env_id: str, folder: Path, *more: str) -> Path:
-    arguments = ["--algo", algo, "--env", env_id, "-f", str(folder), "--seed", "1", "--verbose"]
-    assert zoo.run_with(["train", *arguments, "0", "--num-threads", "1", *more]) == 0
-    return folder / algo / f"{env_id.replace('/', '-')}_1"
+def _clean_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore_zoo(monkeypatch)
 
 
 SHORT = ("-n", "2000", "--eval-freq", "-1", "-params", "n_epochs:1")

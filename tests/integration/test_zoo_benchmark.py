@@ -28,6 +28,9 @@ def test_teachers_come_first_and_peers_are_beside() -> None:
     assert zoo.Job("strl_ppo", "sb3_strl/PendulumHidden-v1") in first
     assert zoo.Job("tppo", "sb3_strl/PendulumHidden-v1") in second
     assert {job.task for job in jobs if job.algo == "ppo"} == set(zoo.GROUPS["classic"])
+    masked = zoo.find_jobs(["masked"], None)
+    assert {job.task for job in masked if job.algo == "ppo_lstm"} == set(zoo.GROUPS["masked"])
+    assert "ppo_lstm" not in {job.algo for job in jobs}  # though Acrobot has published numbers
     only = zoo.find_jobs([zoo.WALKER], ["atppo"])
     assert [job.algo for job in only] == ["appo", "atppo"]
     with pytest.raises(SystemExit, match=r"--tasks: \['CartPool'\]. Expected"):
@@ -39,6 +42,13 @@ def test_published_hyperparameters_of_older_versions_will_do() -> None:
     assert found is not None
     assert found["n_steps"] == 512
     assert zoo.published("ppo", "sb3_strl/CartPoleHidden-v1") is None
+
+
+def test_peers_that_would_take_hours_are_cut() -> None:
+    for task in zoo.GROUPS["humanoid"]:
+        found = zoo.published("ppo", task)
+        assert found is not None
+        assert (found["n_timesteps"], found["n_envs"]) == (1e6, 1)
 
 
 def test_a_finished_run_is_not_run_again(

@@ -276,7 +276,7 @@ def test_images_and_other_segments_side_by_side() -> None:
     ("visual", "error", "message"),
     [
         ({"chanels": [3]}, StrlTypeError, r"unknown key 'chanels'\. Did you mean 'channels'"),
-        ({"kwargs": {"chanels": [3]}}, StrlTypeError, "unknown key of kwargs 'chanels'"),
+        ({"kwargs": {"chanels": [3]}}, StrlTypeError, "kwargs: unknown key 'chanels'"),
         ({"critic": "both"}, StrlValueError, r"critic is 'both'\. Expected one of \['raw', 'sh"),
         ({"component_names": []}, StrlValueError, "component_names is an empty list"),
         ({"latent_size": 0}, StrlValueError, r"latent_size is 0\. Expected a positive int"),
