@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -27,7 +28,7 @@ from sb3_strl.cli.config import (
     read_options,
     read_yaml,
 )
-from sb3_strl.cli.console import has_progress_bar, say
+from sb3_strl.cli.console import complain, has_progress_bar, say
 from sb3_strl.cli.resuming import Resumption, plan
 from sb3_strl.cli.run_folder import RunFolder
 from sb3_strl.cli.running import checked_device
@@ -213,10 +214,8 @@ def _begin(model: PPO, config: TrainConfig, folder: RunFolder) -> None:
 
 
 def _save(model: PPO, out: Path, done: str) -> None:
-    if distributed.is_active() and threading.current_thread() is threading.main_thread():
-        # A launcher ends all processes when one has ended; this one has something to finish.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if distributed.is_active():
+        _ignore_signals()
     model.save(out / "model")
     if distributed.is_main():
         say(f"{done} {out / 'model.zip'}{_last_return(model)}")
@@ -233,24 +232,34 @@ def _make_model(
 
 
 def _learn(model: PPO, steps: int, callbacks: list[Any], args: argparse.Namespace) -> bool:
-    """Train; return whether the user stopped it. With several processes a failure is saved, too."""
-    bar = has_progress_bar() and not args.quiet
+    """Train; return whether a signal stopped it, also one that came while a failure was handled."""
+    try:
+        _learn_or_fail(model, steps, callbacks, args)
+    except KeyboardInterrupt as stop:
+        if isinstance(stop.__context__, PeerError):
+            complain(f"strl train: {stop.__context__}")
+        return True
+    return False
+
+
+def _learn_or_fail(model: PPO, steps: int, callbacks: list[Any], args: argparse.Namespace) -> None:
+    """Train; with several processes a failure is saved, too."""
     try:
         model.learn(
             steps,
             callback=callbacks,
-            progress_bar=bar,
+            progress_bar=has_progress_bar() and not args.quiet,
             reset_num_timesteps=args.resume is None,
         )
-    except KeyboardInterrupt:
-        return True
     except Exception as error:
         if distributed.is_active() and (isinstance(error, PeerError) or model.is_collecting):
             _save(model, Path(args.out), "A process failed; saved")
             if isinstance(error, PeerError):
                 time.sleep(_PATIENCE_S)
         raise
-    return False
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
@@ -259,12 +268,27 @@ def _terminated_like_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = [signal.signal(number, _interrupt) for number in _SIGNALS]
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
-            signal.signal(signal.SIGTERM, before)  # else there is something to finish, see _save
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, handler)  # else there is something to finish, see below
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame  # which every handler is told
+    if distributed.is_active():
+        _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    """A launcher ends all processes when one has ended; this one has something to finish."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _last_return(model: PPO) -> str:

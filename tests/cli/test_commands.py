@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,10 @@ import numpy as np
 import pytest
 
 from sb3_strl import PPO
-from sb3_strl.cli import bench, doctor, play, train
+from sb3_strl.cli import bench, doctor, play
 from sb3_strl.cli.main import build_parser, main
 from sb3_strl.policies import load_policy
-from tests.cli.conftest import SMALL, TRAIN
+from tests.cli.conftest import TRAIN
 
 COMMANDS = {
     *("train", "play", "evaluate", "collect", "export", "migrate", "motion", "doctor", "bench"),
@@ -63,37 +60,6 @@ def test_train_from_a_file_goes_on_with_a_model(run: Path, tmp_path: Path) -> No
     assert main(["train", *given, "--checkpoint-interval", "64", "--out", str(out)]) == 0
     assert PPO.load(out / "model.zip").num_timesteps == 128
     assert (out / "model_128_steps.zip").is_file()
-
-
-def test_an_interrupted_training_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(self: PPO) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(PPO, "train", interrupt)
-    assert main([*TRAIN, *SMALL, "--out", str(tmp_path)]) == 130
-    assert PPO.load(tmp_path / "model.zip").num_timesteps == 32
-
-
-def test_a_terminated_training_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(PPO, "train", lambda self: os.kill(os.getpid(), signal.SIGTERM))
-    # Without a handler this would end the tests themselves.
-    monkeypatch.setattr(train, "_terminated_like_interrupted", _checked(train))
-    assert main([*TRAIN, *SMALL, "--out", str(tmp_path)]) == 130
-    assert PPO.load(tmp_path / "model.zip").num_timesteps == 32
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def _checked(module: Any) -> Any:
-    original = module._terminated_like_interrupted
-
-    @contextmanager
-    def checked() -> Any:
-        with original():
-            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-            yield
-
-    return checked
 
 
 def test_mistakes_exit_with_1_and_a_sentence(
