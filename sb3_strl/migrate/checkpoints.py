@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -146,7 +147,7 @@ def load_checkpoint(path: str | Path, target: PPO | StrlPolicy, migration: Migra
     :param migration: of the checkpoint's configuration; its report gets the new rows too
     :return: what became of every tensor
     :raises StrlValueError: if the file cannot be read, or a tensor has no place, another shape, or
-        is missing
+        is missing; the target is then what it was
     """
     content = read_checkpoint(path)
     policy = target if isinstance(target, StrlPolicy) else target.policy
@@ -159,9 +160,11 @@ def load_checkpoint(path: str | Path, target: PPO | StrlPolicy, migration: Migra
         renamed |= rename_model(content.get("critic_state_dict") or {}, "critic", "critic.")
     report = Report(str(path))
     without = () if any(ours.startswith("critic") for ours, _ in renamed.values()) else ("critic",)
-    _fill(str(path), policy, renamed, report, (*_NEW, *without))
+    with _all_or_nothing(policy):
+        _fill(str(path), policy, renamed, report, (*_NEW, *without))
+        if isinstance(target, PPO):
+            _load_rnd(str(path), target, content, report)
     if isinstance(target, PPO):
-        _load_rnd(str(path), target, content, report)
         _resume(target, content, report)
     optimizers = [key for key in content if key.endswith("optimizer_state_dict")]
     for key in optimizers:
@@ -172,10 +175,21 @@ def load_checkpoint(path: str | Path, target: PPO | StrlPolicy, migration: Migra
     return report
 
 
+@contextmanager
+def _all_or_nothing(module: nn.Module) -> Iterator[None]:
+    """Undo what was loaded into a module if an error comes."""
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    try:
+        yield
+    except StrlValueError:
+        module.load_state_dict(before)
+        raise
+
+
 def _fill(
     path: str, module: nn.Module, renamed: Renamed, report: Report, optional: tuple[str, ...]
 ) -> None:
-    """Load tensors into a module, all of them and nothing less."""
+    """Load tensors into a module; refuse fewer than all of them."""
     homeless = [theirs for theirs, (ours, _) in renamed.items() if not ours]
     state = {ours: tensor.clone() for ours, tensor in renamed.values() if ours}
     try:
@@ -206,7 +220,8 @@ def _load_rnd(path: str, model: PPO, content: Mapping[str, Any], report: Report)
     if state is None or not found:
         return
     renamed = rename_prefixes(state, RND, "rnd.")
-    _fill(path, found[0].modules, renamed, report, ("n_rollouts", "rewards."))
+    with _all_or_nothing(found[0].modules):
+        _fill(path, found[0].modules, renamed, report, ("n_rollouts", "rewards."))
 
 
 def _resume(model: PPO, content: Mapping[str, Any], report: Report) -> None:

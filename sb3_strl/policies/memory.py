@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -80,6 +81,7 @@ class Memory(nn.Module):
 
     def __init__(self, input_size: int, spec: MemorySpec) -> None:
         super().__init__()
+        _leave_uncompiled()
         self.spec = spec
         self.rnn = _CLASSES[spec.type](int(input_size), spec.hidden_size, spec.num_layers)
 
@@ -96,7 +98,6 @@ class Memory(nn.Module):
             return weight.new_zeros(shape)
         return weight.new_zeros(shape), weight.new_zeros(shape)
 
-    @th.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         x: th.Tensor,
@@ -149,3 +150,9 @@ class Memory(nn.Module):
         padded = x.new_zeros(n_steps * count, x.shape[-1]).index_copy(0, steps.cells, x)
         output: th.Tensor = self.rnn(padded.view(n_steps, count, -1), state)[0]
         return output.flatten(0, 1).index_select(0, steps.cells)
+
+
+@functools.cache
+def _leave_uncompiled() -> None:
+    """Tell the compiler at the first memory; it takes a second to import, which others save."""
+    Memory.forward = th.compiler.disable(Memory.forward)  # type: ignore[method-assign]

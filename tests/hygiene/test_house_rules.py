@@ -176,6 +176,7 @@ for room in pkgutil.iter_modules(sb3_strl.__path__):
     if room.ispkg:
         importlib.import_module("sb3_strl." + room.name)
 assert flags() == was, f"importing changed torch: {was} -> {flags()}"
+assert "torch._dynamo" not in set(sys.modules) - before, "a second for those who do not train"
 print(" ".join(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
 """
 

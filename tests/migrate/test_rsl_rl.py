@@ -75,6 +75,11 @@ def assert_close(mine: th.Tensor, theirs: th.Tensor) -> None:
 
 
 @th.no_grad()
+def assert_same(state: TensorDict, before: TensorDict) -> None:
+    assert [name for name in before if not th.equal(state[name], before[name])] == []
+    assert state.keys() == before.keys()
+
+
 def assert_same_policy(policy: StrlPolicy, runner: Any) -> None:
     """Act, value and judge actions beside rsl_rl for a few steps, with an end in between."""
     alg, state = runner.alg, None
@@ -162,6 +167,15 @@ def test_intrinsic_reward(tmp_path: Path) -> None:
     assert_close(mine.modules["predictor"](x), theirs.predictor(x))
     assert_close(mine.modules["target"](x), theirs.target(x))
     assert_close(mine.modules["states"](x), theirs.state_normalizer(x))
+    content = th.load(path, weights_only=True)
+    del content["rnd_state_dict"]["predictor.0.bias"]
+    th.save(content, tmp_path / "damaged.pt")
+    untouched = migration.build(Noise(), device="cpu")
+    before = copy.deepcopy(untouched.policy.state_dict())
+    with pytest.raises(ValueError, match=r"there is nothing for \['predictor.model.0.bias'\]"):
+        load_checkpoint(tmp_path / "damaged.pt", untouched, migration)
+    assert untouched.num_timesteps == 0
+    assert_same(untouched.policy.state_dict(), before)
     # The runner's own configuration holds the weight that it has multiplied already.
     done = copy.deepcopy(config)
     done["algorithm"]["rnd_cfg"] |= {"weight": 1.0, "num_states": 7, "obs_groups": {}}
@@ -343,8 +357,12 @@ def test_a_checkpoint_of_another_configuration(tmp_path: Path) -> None:
     _, path = train(make_config("lstm"), tmp_path, 1)
     other = make_config("lstm")
     other["actor"]["rnn_hidden_dim"] = other["critic"]["rnn_hidden_dim"] = 9
+    migration = from_rsl_rl_config(other, SPACES)
+    policy = migration.build_policy(SPACES)
+    before = copy.deepcopy(policy.state_dict())
     with pytest.raises(ValueError, match="do not fit the configuration"):
-        load_rsl_rl_checkpoint(path, other, SPACES)
+        load_checkpoint(path, policy, migration)
+    assert_same(policy.state_dict(), before)
 
 
 def test_the_report_of_a_checkpoint(tmp_path: Path) -> None:

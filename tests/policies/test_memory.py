@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
@@ -213,3 +215,19 @@ def test_image_policy_with_memory() -> None:
     action, state = policy.predict({"policy": np.zeros((2, 3, 36, 36), np.uint8)})
     assert action.shape == (2, 2)
     assert isinstance(state, PolicyState)
+
+
+def test_a_compiler_leaves_it_alone() -> None:
+    """It would compile again for every new set of sequence lengths."""
+    memory = Memory(3, MemorySpec(type="lstm", hidden_size=4))
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = th.compile(memory, backend=backend)
+    for batch_sizes in ([2, 1], [2, 2, 1, 1]):
+        packed = th.zeros(sum(batch_sizes), 3), memory.initial_state(2), th.tensor(batch_sizes)
+        assert compiled(*packed)[0].shape == (sum(batch_sizes), 4)
+    assert not graphs
