@@ -123,10 +123,9 @@ class StrlPeer(OnPolicyPeer):
         return TensorRobots(self.robots)
 
     def storage_bytes(self) -> int:
-        """Count the bytes of the rollout buffer and of the hidden states beside it."""
-        return super().storage_bytes() + common.count_bytes(
-            vars(self.model.rollout_buffer.sequences)
-        )
+        """Count the bytes of the rollout buffer, hidden states and kept final observations."""
+        beside = [vars(self.model.rollout_buffer.sequences), self.model.collector.final_obs]
+        return super().storage_bytes() + common.count_bytes(beside)
 
 
 class CompiledPeer(StrlPeer):
