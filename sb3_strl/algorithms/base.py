@@ -31,6 +31,7 @@ from sb3_strl.common.memory_state import PolicyState
 from sb3_strl.common.tables import format_table
 from sb3_strl.common.types import TensorDict
 from sb3_strl.envs import NumpyBridge, TensorVecEnv, as_tensor_env
+from sb3_strl.envs.wrapper_state import state_of_env
 from sb3_strl.policies.aliases import resolve_policy_name
 
 
@@ -52,7 +53,6 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
     normalize_advantage: bool | Literal["rollout", "minibatch"]
     using_ppo: bool
     rollout_buffer: RolloutBuffer
-    lr_scheduler: th.optim.lr_scheduler.LRScheduler | None
 
     # ------------------------------------------------------------------ construction
 
@@ -203,6 +203,9 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
                 self._last_episode_starts = point.episode_starts
                 self.collector.state = PolicyState.from_any(point.policy_state, self.device)
                 self.episode_stats.load_state_dict(point.episode_stats)
+                assert self.ep_info_buffer is not None
+                self.ep_info_buffer.clear()
+                self.ep_info_buffer.extend(point.episodes)
                 for objective in self.objectives:
                     objective.load_rollout_state(point.objectives.get(objective.name))
         return result
@@ -222,7 +225,8 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
                 stacklevel=4,
             )
             return False
-        env.set_state(point.env_state)
+        is_wrapped = isinstance(env, NumpyBridge)
+        env.set_state(point.env_state if is_wrapped else state_of_env(point.env_state))
         return True
 
     def _to_device(self, obs: TensorDict) -> TensorDict:
@@ -248,6 +252,9 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
         self.is_collecting = True
         self._resume_point = None
         self._resume_point = self._capture()
+        if self._resume_point is not None:
+            # What a resumed run begins with: how tensors lie in memory changes last digits.
+            self._last_obs = dict(self._resume_point.obs)
         world_size = distributed.world_size()
         going, n_steps = True, 0
         with shared_fate(self):

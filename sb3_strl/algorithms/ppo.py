@@ -312,7 +312,7 @@ class PPO(TensorOnPolicyAlgorithm):
 
     @property
     def minibatch_size(self) -> int:
-        """Samples per minibatch."""
+        """Samples per minibatch, the largest if they differ."""
         if self.batch_size is not None:
             return self.batch_size
         return -(-self.n_steps * self.n_envs // (self.n_minibatches or 4))
@@ -364,10 +364,11 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _train_epoch(self, buffer: RolloutBuffer) -> bool:
         """Pass over the rollout once; return whether ``target_kl`` let it complete."""
+        count = None if self.batch_size is not None else self.n_minibatches or 4
         batches = (
             buffer.get_sequences(self.sequence_minibatches, self.generator)
             if self.policy.is_recurrent
-            else buffer.get(self.minibatch_size, self.generator)
+            else buffer.get(self.batch_size, self.generator, count)
         )
         for batch in batches:
             if not self._minibatch(batch):

@@ -175,7 +175,9 @@ class RolloutCollector:
         log = result.extras.get("log")
         if log:
             for key, value in log.items():
-                self.logs.setdefault(key, []).append(th.as_tensor(value, dtype=th.float32))
+                # A copy: it is the environment's, which may write the next step's into it.
+                kept = th.as_tensor(value, dtype=th.float32).clone()
+                self.logs.setdefault(key, []).append(kept)
         return result
 
     def _store_final(self, final_obs: TensorDict) -> None:

@@ -46,10 +46,12 @@ class SavedAlgorithm(OnPolicyAlgorithm):
     episode_stats: EpisodeStats
     collector: RolloutCollector
     objectives: list[Objective]
+    lr_scheduler: th.optim.lr_scheduler.LRScheduler | None
     _last_obs: Any  # TensorDict | None; SB3 declares arrays
     _last_episode_starts: Any  # Tensor | None
     _resume_point: ResumePoint | None
     _loaded_point: ResumePoint | None
+    _is_loading: bool  # there while a file is read
 
     def _capture(self) -> ResumePoint | None:
         """Return what the next rollout starts from, or ``None`` before the first one."""
@@ -71,6 +73,7 @@ class SavedAlgorithm(OnPolicyAlgorithm):
             episode_stats=self.episode_stats.state_dict(),
             random=RandomState.capture(self.generator),
             objectives={o.name: o.rollout_state() for o in self.objectives},
+            episodes=list(self.ep_info_buffer or ()),
         )
 
     def _keep_for_resume(self, point: ResumePoint | None) -> None:
@@ -138,11 +141,27 @@ class SavedAlgorithm(OnPolicyAlgorithm):
                 )
         if state_dict_transform is not None:
             kwargs["_state_dict_transform"] = state_dict_transform
+        kwargs["_is_loading"] = True
         model = super().load(
             path, env, device, custom_objects, print_system_info, force_reset, **kwargs
         )
+        del model._is_loading
         load_rank(model, file)
+        if "learning_rate" in kwargs:
+            model._restart_learning_rate()
         return model
+
+    def _restart_learning_rate(self) -> None:
+        """Let ``learning_rate`` count, and not where an adaptive rate or a scheduler had got to."""
+        rate = float(self.lr_schedule(self._current_progress_remaining))
+        for group in self.policy.optimizer.param_groups:
+            for name in ("lr", "initial_lr"):
+                if name in group:
+                    like = group[name]
+                    is_tensor = isinstance(like, th.Tensor)
+                    group[name] = th.full_like(like, rate) if is_tensor else rate
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.base_lrs = [rate] * len(self.lr_scheduler.base_lrs)
 
     def set_parameters(
         self,
@@ -150,11 +169,14 @@ class SavedAlgorithm(OnPolicyAlgorithm):
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
-        """Load weights and optimizers; see SB3."""
+        """Load weights and optimizers, not the point where a run stopped; see SB3."""
         transform: StateDictTransform | None = vars(self).pop("_state_dict_transform", None)
         if transform is not None and isinstance(load_path_or_dict, dict):
             load_path_or_dict = transform_parameters(load_path_or_dict, self.policy, transform)
+        point = self._loaded_point
         super().set_parameters(load_path_or_dict, exact_match, device)
+        if "_is_loading" not in vars(self):
+            self._loaded_point = point
 
     def save(
         self,

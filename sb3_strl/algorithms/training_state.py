@@ -13,6 +13,8 @@ import torch as th
 
 from sb3_strl.common.types import TensorDict
 
+_EPISODE = ("r", "l", "t")
+
 
 @dataclass(frozen=True)
 class RandomState:
@@ -77,6 +79,7 @@ class ResumePoint:
     :param episode_stats: running returns and lengths
     :param random: the random generators
     :param objectives: what objectives carry from step to step, by name
+    :param episodes: SB3's window of finished episodes
     """
 
     num_timesteps: int
@@ -87,6 +90,7 @@ class ResumePoint:
     episode_stats: TensorDict
     random: RandomState
     objectives: dict[str, Any] = field(default_factory=dict)
+    episodes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class TrainingState:
@@ -117,7 +121,10 @@ class TrainingState:
         }
         point = self._capture()
         if point is not None:
-            state["point"] = {**vars(point), "random": dict(vars(point.random))}
+            # Monitor's numbers may be NumPy's, which a safe loader refuses.
+            episodes = [{k: float(e[k]) for k in _EPISODE if k in e} for e in point.episodes]
+            plain = {"random": dict(vars(point.random)), "episodes": episodes}
+            state["point"] = {**vars(point), **plain}
         return state
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:

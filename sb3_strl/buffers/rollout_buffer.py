@@ -306,13 +306,18 @@ class RolloutBuffer(DictRolloutBuffer):
     # ------------------------------------------------------------------ minibatches
 
     def get(  # type: ignore[override]
-        self, batch_size: int | None = None, generator: th.Generator | None = None
+        self,
+        batch_size: int | None = None,
+        generator: th.Generator | None = None,
+        n_minibatches: int | None = None,
     ) -> Iterator[RolloutBatch]:
         """
         Yield one epoch of minibatches in a fresh random order; every sample exactly once.
 
         :param batch_size: rows per minibatch, default all; the last one may be smaller
         :param generator: source of the permutation
+        :param n_minibatches: instead: how many minibatches, whose sizes differ by at most one; no
+            more than there are samples
         :raises StrlValueError: if the rollout is not complete, or the size is not positive
         """
         self._require_full()
@@ -322,7 +327,12 @@ class RolloutBuffer(DictRolloutBuffer):
             raise StrlValueError(f"RolloutBuffer: batch_size is {size}. It must be positive.")
         order = th.randperm(total, generator=generator, device=self.device)
         stored = order.to(self.storage_device)  # once, not for every minibatch
-        for rows, rows_stored in zip(order.split(size), stored.split(size), strict=True):
+        n_parts = None if n_minibatches is None else min(n_minibatches, total)
+        parts = [
+            both.split(size) if n_parts is None else both.tensor_split(n_parts)
+            for both in (order, stored)
+        ]
+        for rows, rows_stored in zip(*parts, strict=True):
             yield self._gather(rows, None, rows_stored)
 
     def get_sequences(

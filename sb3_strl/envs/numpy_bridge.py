@@ -24,7 +24,9 @@ from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.types import TensorDict, TensorStep
 from sb3_strl.envs.conversion import NumpyObs, to_tensor
 from sb3_strl.envs.tensor_vec_env import TensorVecEnv
+from sb3_strl.envs.wrapper_state import get_wrapped_state, set_wrapped_state
 
+_PASSED_ON = ("amp_valid", "log")
 _REFERENCE_GROUPS = ("ref_obs", "ref_motion")
 
 
@@ -97,8 +99,18 @@ class NumpyBridge(TensorVecEnv, VecEnvWrapper):
             terminated=to_tensor(dones & ~truncated, self.device),
             truncated=to_tensor(truncated, self.device),
             final_obs=self._final_obs(groups, obs, finals, len(finished)),
-            extras={"infos": infos},
+            extras={"infos": infos, **self._extras_inside(infos)},
         )
+
+    def _extras_inside(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return which style features are valid and what is to be logged, where that is known."""
+        inner = self.venv.unwrapped
+        if isinstance(inner, TensorVecEnv):
+            return {key: inner.last_extras[key] for key in _PASSED_ON if key in inner.last_extras}
+        if "amp_valid" not in infos[0]:
+            return {}
+        valid = np.array([bool(info.get("amp_valid", True)) for info in infos])
+        return {"amp_valid": to_tensor(valid, self.device)}
 
     def _to_numpy_actions(self, actions: th.Tensor) -> np.ndarray:
         space = self.action_space
@@ -132,21 +144,18 @@ class NumpyBridge(TensorVecEnv, VecEnvWrapper):
         return self.to_tensors(result)
 
     def get_state(self) -> TensorDict | None:
-        """Return the state of a tensor environment inside, else ``None``."""
-        inner = self.venv.unwrapped
-        return inner.get_state() if isinstance(inner, TensorVecEnv) else None
+        """Return the state of a tensor environment inside and of known wrappers around it."""
+        return get_wrapped_state(self.venv)
 
     def set_state(self, state: TensorDict) -> None:
         """
-        Restore the state of a tensor environment inside.
+        Restore the state of a tensor environment inside and of the wrappers around it.
 
         :raises StrlValueError: if there is none
         """
-        inner = self.venv.unwrapped
-        if not isinstance(inner, TensorVecEnv):
+        if not isinstance(self.venv.unwrapped, TensorVecEnv):
             super().set_state(state)
-        else:
-            inner.set_state(state)
+        set_wrapped_state(self.venv, state)
 
     # ------------------------------------------------------------------ SB3's face: the wrapped one
 

@@ -86,6 +86,7 @@ class TensorVecEnv(VecEnv):
             self.render_mode = render_mode  # SB3's constructor asks for it through get_attr
         metadata = self.metadata
         self._actions: th.Tensor | None = None
+        self.last_extras: dict[str, Any] = {}  # of the NumPy face's last step
         self._returns = np.zeros(num_envs, dtype=np.float32)
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._t_start = time.time()
@@ -132,6 +133,11 @@ class TensorVecEnv(VecEnv):
             f"{type(self).__name__}: this environment cannot restore a state (given: "
             f"{sorted(state)}). Implement get_state() and set_state()."
         )
+
+    @property
+    def episode_counters(self) -> dict[str, np.ndarray]:
+        """Returns and lengths of the running episodes, as the NumPy face counts them."""
+        return {"returns": self._returns, "lengths": self._lengths}
 
     def take_reset_request(self) -> tuple[int | None, list[dict[str, Any]]]:
         """
@@ -234,6 +240,7 @@ class TensorVecEnv(VecEnv):
             )
         actions, self._actions = self._actions, None
         step = self.step_tensor(actions)
+        self.last_extras = step.extras
         step = step._replace(terminated=step.terminated.bool(), truncated=step.truncated.bool())
         rewards = to_array(step.rewards, np.float32)
         dones = to_array(step.terminated | step.truncated)

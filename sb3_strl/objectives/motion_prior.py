@@ -244,7 +244,7 @@ class AdversarialMotionPrior(Objective):
         task = buffer["rewards"]
         gap = self._mimic_distance(buffer)
         if self.options.mimic_reward_coef > 0.0:
-            bonus = bonus - self.options.mimic_reward_coef * gap
+            bonus = bonus - self.options.mimic_reward_coef * gap * valid
         count = valid.sum().clamp_min(1)
         self._rewards = {
             "amp/style_reward": style.sum() / count,

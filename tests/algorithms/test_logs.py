@@ -68,3 +68,19 @@ def test_empty_tensors_do_no_harm() -> None:
     env = Logging()
     env.values = (th.zeros(0),) * 4
     assert all(math.isnan(value) for value in logged(env).values())
+
+
+class Counting(Logging):
+    """Write every step's number into the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = th.zeros(())
+
+    def extras(self) -> dict[str, Any]:
+        self.number += 1.0
+        return {"log": dict.fromkeys(self.keys, self.number)}
+
+
+def test_a_simulator_may_reuse_its_memory() -> None:
+    assert list(logged(Counting()).values()) == [4.0, 1.0, 2.5]

@@ -1,5 +1,7 @@
 """PPO's rules with numbers that can be checked by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
@@ -340,3 +342,19 @@ def test_a_model_prints_its_tables() -> None:
         "discriminator",
     ):
         assert part in text
+
+
+def test_as_many_minibatches_as_asked_for_where_they_do_not_divide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = PPO("MlpPolicy", PointMass(3), n_steps=7, n_minibatches=8, n_epochs=2, seed=0)
+    sizes: list[int] = []
+    minibatch = model._minibatch
+
+    def count(batch: Any) -> bool:
+        sizes.append(len(batch.actions))
+        return minibatch(batch)
+
+    monkeypatch.setattr(model, "_minibatch", count)
+    model.learn(21)
+    assert sizes == [3, 3, 3, 3, 3, 2, 2, 2] * 2

@@ -102,6 +102,16 @@ def test_an_epoch_draws_every_transition_once_and_keeps_its_parts_together(size)
     assert sorted(seen) == sorted(10.0 * t + n for t in range(T) for n in range(N))
 
 
+@pytest.mark.parametrize("n_minibatches", [1, 4, 7, 15, 40])
+def test_as_many_minibatches_as_asked_for(n_minibatches: int) -> None:
+    buffer = make()
+    fill(buffer)
+    sizes = [len(batch.actions) for batch in buffer.get(n_minibatches=n_minibatches)]
+    assert len(sizes) == min(n_minibatches, T * N)  # which does not divide 15 but once
+    assert sum(sizes) == T * N
+    assert max(sizes) - min(sizes) <= 1
+
+
 def test_every_epoch_has_an_order_of_its_own_and_a_seed_repeats_it() -> None:
     buffer = make()
     fill(buffer)

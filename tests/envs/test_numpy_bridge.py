@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from sb3_strl import make_vec
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.envs import NumpyBridge, as_tensor_env
 from tests.envs.toy import CounterEnv, DiscreteToy, PointMass
@@ -361,3 +362,36 @@ def test_sb3_trains_on_a_bridge() -> None:
     env = NumpyBridge(DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))] * 2))
     model = PPO("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=1, device="cpu").learn(128)
     assert len(model.ep_info_buffer) > 0
+
+
+# ---------------------------------------------------------------------- what lies inside
+
+
+def _windows(env: VecEnv) -> tuple[list[list[bool]], set[str]]:
+    tensors = as_tensor_env(env)
+    tensors.seed(0)
+    tensors.reset_tensor()
+    valid, logged = [], set()
+    for _ in range(12):
+        step = tensors.step_tensor(th.ones(2, 6))
+        valid.append(step.extras["amp_valid"].tolist())
+        logged |= set(step.extras.get("log", {}))
+    return valid, logged
+
+
+def test_windows_over_a_reset_stay_invalid_behind_a_wrapper() -> None:
+    options = {"rsi_prob": 0.0, "n_frames": 6}
+    plain = make_vec("sb3_strl/Walker-v0", n_envs=2, **options)
+    wrapped = VecMonitor(make_vec("sb3_strl/Walker-v0", n_envs=2, **options))
+    expected, logged = _windows(plain)
+    assert {True, False} == {flag for row in expected for flag in row}
+    assert logged
+    assert _windows(wrapped) == (expected, logged)
+
+
+def test_windows_over_a_reset_stay_invalid_in_gymnasium() -> None:
+    def walker() -> gym.Env[Any, Any]:
+        return gym.make("sb3_strl/Walker-v0", rsi_prob=0.0, n_frames=6)
+
+    valid, _ = _windows(DummyVecEnv([walker] * 2))
+    assert [row[0] for row in valid[:6]] == [False] * 4 + [True] * 2
