@@ -119,6 +119,10 @@ def _actions(module: ExportedPolicy) -> dict[str, Any]:
         described["clipped"] = True
     elif isinstance(space, spaces.Discrete):
         described["start"], described["n"] = int(space.start), int(space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        described["start"], described["nvec"] = space.start.tolist(), space.nvec.tolist()
+    elif isinstance(space, spaces.MultiBinary):
+        described["n"] = space.n
     if module.has_targets:
         described["scale"] = module.scale.flatten().tolist()
         described["offset"] = module.offset.flatten().tolist()

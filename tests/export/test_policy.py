@@ -23,6 +23,7 @@ from sb3_strl.export import policy as policy_module
 from sb3_strl.export.files import make_runner
 from sb3_strl.export.module import ExportedPolicy
 from sb3_strl.export.steps import StepMemory
+from sb3_strl.policies import POLICY_ALIASES
 from sb3_strl.policies.aliases import PART_WORDS
 from sb3_strl.policies.memory import Memory, MemorySpec
 from tests.export.robots import make_policy
@@ -127,6 +128,26 @@ def test_images_choices_and_every_action_space(
     real = export_policy(model, tmp_path / "b", env=Walls(action_space), n_steps=30)
     assert max(p.max_error for p in invented.parities + real.parities) <= 1e-5
     assert [p.n_steps for p in real.parities] == [30, 30]
+
+
+@pytest.mark.parametrize(
+    ("action_space", "described"),
+    [
+        (spaces.Discrete(4, start=2), {"start": 2, "n": 4}),
+        (spaces.MultiDiscrete([3, 2], start=[0, 5]), {"start": [0, 5], "nvec": [3, 2]}),
+        (spaces.MultiBinary(3), {"n": 3}),
+    ],
+    ids=lambda item: type(item).__name__,
+)
+def test_the_metadata_say_between_what_is_chosen(
+    action_space: spaces.Space[Any], described: dict[str, Any], tmp_path: Path
+) -> None:
+    cart = gym.make("CartPole-v1")
+    policy = POLICY_ALIASES["MlpPolicy"](cart.observation_space, action_space, lambda _: 1e-3)
+    export_policy(policy, tmp_path, formats=["torchscript"], n_steps=2)
+    actions = json.loads((tmp_path / "metadata.json").read_text())["actions"]
+    assert actions["space"] == type(action_space).__name__
+    assert {name: actions.get(name) for name in described} == described
 
 
 def test_the_statistics_of_vec_normalize_are_folded_in(tmp_path: Path) -> None:
