@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_strl.common.errors import StrlTypeError
+from sb3_strl.common.errors import StrlError, StrlTypeError, StrlValueError
 from sb3_strl.export.module import ExportedPolicy
 
 METADATA = "metadata.json"
@@ -141,6 +141,39 @@ def make_runner(format_name: str, path: Path, module: ExportedPolicy) -> Runner:
     :param format_name: ``"onnx"`` or ``"torchscript"``
     :param path: file name
     :param module: what was written: the names of inputs and outputs
+    :raises StrlValueError: if the file cannot be loaded, or later, if it cannot be run
     """
     make = _onnx_runner if format_name == "onnx" else _torchscript_runner
-    return make(path, module)
+    with explained(format_name, "loaded"):
+        run = make(path, module)
+
+    def explained_run(inputs: Arrays) -> Arrays:
+        with explained(format_name, "run"):
+            return run(inputs)
+
+    return explained_run
+
+
+@contextmanager
+def explained(format_name: str, done: str) -> Iterator[None]:
+    """
+    Say of what a format's packages raise which file it is about.
+
+    :param format_name: ``"onnx"`` or ``"torchscript"``
+    :param done: what was tried with the file, a participle
+    :raises StrlValueError: instead of an error of the packages
+    """
+    try:
+        yield
+    except (StrlError, OSError):
+        raise
+    except Exception as error:  # ONNX Runtime has a dozen classes without a common one
+        others = [name for name in FILES if name != format_name]
+        lines = str(error).strip().splitlines() or [""]
+        # TorchScript says it last, after a page of its own code.
+        said = lines[-1 if format_name == "torchscript" else 0]
+        raise StrlValueError(
+            f"export_policy: the {format_name} file cannot be {done} ({type(error).__name__}: "
+            f"{said}). Expected a policy of operations that the format has, so nothing was "
+            f"written. Pass formats={others} (--formats {' '.join(others)}), and report it."
+        ) from error

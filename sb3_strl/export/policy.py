@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
 from sb3_strl.common.tables import format_table
-from sb3_strl.export.files import FILES, METADATA, WRITERS, check_installed, make_runner
+from sb3_strl.export.files import FILES, METADATA, WRITERS, check_installed, explained, make_runner
 from sb3_strl.export.fit import check_fits
 from sb3_strl.export.metadata import describe
 from sb3_strl.export.module import Deployment, ExportedPolicy
@@ -132,7 +132,8 @@ def export_policy(
         written = {name: Path(temporary) / FILES[name] for name in names}
         parities: list[Parity] = []
         for name, file in written.items():
-            WRITERS[name](module, file, metadata)
+            with explained(name, "written"):
+                WRITERS[name](module, file, metadata)
             found = _prove(name, file, actor, module, venv, n_steps, seed, normalizer)
             _check_proof(found, tolerance)
             parities += found

@@ -293,7 +293,10 @@ def _restart(value: th.Tensor, spec: StateSpec, keep: th.Tensor) -> th.Tensor:
     """Return a state with its initial value in the rows that are not kept, ``(N,)`` bool."""
     shape = [1] * value.ndim
     shape[spec.batch_dim] = -1
-    return th.where(keep.view(shape), value, spec.initial)
+    kept = keep.view(shape)
+    if value.dtype == th.bool:  # ONNX Runtime has no Where of truth values
+        return (kept & value) | (~kept & spec.initial)
+    return th.where(kept, value, spec.initial)
 
 
 def make_step(policy: BasePolicy) -> ActorStep:

@@ -98,6 +98,22 @@ def test_the_metadata_have_the_normalisers_of_the_sub_policies(tmp_path: Path) -
         assert sub["mean"] == policy.actor_reader.normalizer.mean.tolist()
 
 
+@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+def test_a_mutex_policy_with_memory_inside_of_another_one(name: str, tmp_path: Path) -> None:
+    inner = FieldMutexPolicy(
+        [SubPolicy(skill("MlpGruPolicy", i)) for i in range(4)],
+        SPACE,
+        ACTIONS,
+        SEGMENTS,
+        device="cpu",
+    )
+    others = [SubPolicy(skill("MlpPolicy", i)) for i in range(3)]
+    outer = FieldMutexPolicy([SubPolicy(inner), *others], SPACE, ACTIONS, SEGMENTS, device="cpu")
+    report = export_policy(outer, tmp_path, formats=[name], env=Course(4))
+    assert "sub0_resets_in" in report.inputs
+    assert "sub0_sub1_actor_hidden_in" in report.inputs
+
+
 def test_drawn_commands_are_the_callers(tmp_path: Path) -> None:
     mutex = make_mutex(cmd_vel_mapping={0: (0.5, 1.5), 2: (0.0, 1.0)})
     report = export_policy(mutex, tmp_path, env=Course(4))

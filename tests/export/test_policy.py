@@ -261,6 +261,40 @@ def test_a_wrong_file_is_found_out_and_not_left_behind(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+@pytest.mark.parametrize("damaged", ["file", "input"])
+def test_what_a_runtime_refuses_is_said_in_a_sentence(
+    name: str, damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damage(format_name: str, path: Path, module: ExportedPolicy) -> Any:
+        if damaged == "file":
+            path.write_bytes(b"nonsense")
+        run = make_runner(format_name, path, module)
+        return lambda inputs: run({key: value[:, :-1] for key, value in inputs.items()})
+
+    monkeypatch.setattr(policy_module, "make_runner", damage)
+    done = "loaded" if damaged == "file" else "run"
+    with pytest.raises(
+        StrlValueError, match=rf"the {name} file cannot be {done} \(.*Pass formats="
+    ):
+        export_policy(make_policy("MlpPolicy"), tmp_path, formats=[name])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_an_exporter_refuses_is_said_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setitem(policy_module.WRITERS, "onnx", refuse)
+    with pytest.raises(
+        StrlValueError, match=r"cannot be written \(RuntimeError: no such operation"
+    ):
+        export_policy(make_policy("MlpPolicy"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
     policy = make_policy("EncoderEstimatorAmpLstmPolicy")
     before = {name: value.clone() for name, value in policy.state_dict().items()}
