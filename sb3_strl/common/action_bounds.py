@@ -22,3 +22,14 @@ def action_bounds(
     if not isinstance(space, spaces.Box):
         return None
     return th.as_tensor(space.low, device=device), th.as_tensor(space.high, device=device)
+
+
+def unsquashed(actions: th.Tensor, low: th.Tensor, high: th.Tensor) -> th.Tensor:
+    """
+    Return actions of [-1, 1] between the bounds: SB3's ``unscale_action``, on the device.
+
+    :param actions: ``(..., A)``, of a policy with ``squash_output``
+    :param low: ``(A,)``
+    :param high: ``(A,)``
+    """
+    return low + 0.5 * (actions + 1.0) * (high - low)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
-from sb3_strl.common.action_bounds import action_bounds
+from sb3_strl.common.action_bounds import action_bounds, unsquashed
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, check_known
 from sb3_strl.common.types import TensorDict
 from sb3_strl.objectives.perceptron import PerceptronTeacher, read_teacher_file
@@ -132,7 +132,7 @@ class _Plain(TeacherModel):
             actions = actions.reshape(len(actions), -1)
             if policy.squash_output:  # as BasePolicy.predict does, without leaving the device
                 low, high = (bound.flatten() for bound in self._bounds)
-                actions = low + 0.5 * (actions + 1.0) * (high - low)
+                actions = unsquashed(actions, low, high)
         return Label(actions, self._params(given), state)
 
     def _params(self, given: Any) -> TensorDict | None:

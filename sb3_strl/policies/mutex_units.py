@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from sb3_strl.common.action_bounds import unsquashed
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.policies.mutex_options import MutexOptions
-from sb3_strl.policies.mutex_sources import SubPolicy
+from sb3_strl.policies.mutex_sources import ActingPolicy, SubPolicy
 
 
 def scale_vector(name: str, value: float | Sequence[float], n_actions: int) -> th.Tensor:
@@ -41,9 +44,18 @@ def _bounds(boxes: Sequence[spaces.Box]) -> tuple[th.Tensor, th.Tensor]:
     return th.stack(low), th.stack(high)
 
 
+def _is_squashed(policy: BasePolicy | str | Path) -> bool:
+    """Tell whether a policy says actions of [-1, 1] whatever its bounds, as SB3's SAC does."""
+    if not isinstance(policy, BasePolicy) or isinstance(policy, ActingPolicy):
+        return False
+    return policy.squash_output
+
+
 class ActionUnits(nn.Module):
     r"""
     Blend the actions of P sub-policies: :math:`a = \sum_i w_i \, s_i / s_{env} \, a_i`.
+
+    Squashed actions, of SB3's SAC, TD3 or DDPG, are put between the bounds of their policy first.
 
     :param subs: with the scales :math:`s_i`
     :param env_scale: :math:`s_{env}`
@@ -57,6 +69,7 @@ class ActionUnits(nn.Module):
     high: th.Tensor
     sub_low: th.Tensor
     sub_high: th.Tensor
+    squashed: th.Tensor
 
     def __init__(
         self,
@@ -78,12 +91,15 @@ class ActionUnits(nn.Module):
         low, high = _bounds([space])
         boxes = [sub.box for sub in subs]
         sub_low, sub_high = _bounds(boxes)
+        squashed = [_is_squashed(sub.policy) for sub in subs]
+        self.has_squashed = any(squashed)
         tensors = {
             "ratio": th.stack(scales) / env,
             "low": low[0],
             "high": high[0],
             "sub_low": sub_low,
             "sub_high": sub_high,
+            "squashed": th.tensor(squashed).unsqueeze(1),
         }
         for name, values in tensors.items():
             self.register_buffer(name, values, persistent=False)
@@ -92,10 +108,13 @@ class ActionUnits(nn.Module):
         """
         Return actions in the environment's units, not clipped to its bounds.
 
-        :param actions: ``(N, P, A)``, each in its own units
+        :param actions: ``(N, P, A)``, each as its policy says it
         :param weights: ``(N, P)``
         :return: ``(N, A)``
         """
+        if self.has_squashed:
+            between = unsquashed(actions, self.sub_low, self.sub_high)
+            actions = th.where(self.squashed, between, actions)
         if self.clip:
             actions = actions.clamp(self.sub_low, self.sub_high)
         weights = weights.unsqueeze(2).to(actions.dtype)

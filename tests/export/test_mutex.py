@@ -9,9 +9,20 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_strl.export import export_policy
-from sb3_strl.policies import POLICY_ALIASES, FieldMutexPolicy, StrlPolicy
+from sb3_strl.export.files import FILES, make_runner
+from sb3_strl.export.module import ExportedPolicy
+from sb3_strl.policies import (
+    POLICY_ALIASES,
+    FieldMutexPolicy,
+    MlpPolicy,
+    MutexPolicy,
+    StrlPolicy,
+)
 from sb3_strl.policies.mutex_sources import SubPolicy
 from tests.export.robots import shake
 from tests.policies.mutex_tools import ACTIONS, SEGMENTS, SPACE, FixedPolicy
@@ -112,6 +123,25 @@ def test_a_mutex_policy_with_memory_inside_of_another_one(name: str, tmp_path: P
     report = export_policy(outer, tmp_path, formats=[name], env=Course(4))
     assert "sub0_resets_in" in report.inputs
     assert "sub0_sub1_actor_hidden_in" in report.inputs
+
+
+@pytest.mark.parametrize("policy_class", [SACPolicy, TD3Policy])
+def test_squashed_policies_act_between_their_bounds(policy_class: Any, tmp_path: Path) -> None:
+    env = gym.make("Pendulum-v1")  # its torque is between -2 and 2
+    th.manual_seed(0)
+    squashed = policy_class(env.observation_space, env.action_space, lambda _: 1e-3, net_arch=[8])
+    plain = MlpPolicy(env.observation_space, env.action_space, lambda _: 1e-3, net_arch=[8])
+    mutex = MutexPolicy(
+        [squashed, plain], lambda obs: (obs["policy"][:, 1] > 0.0).long(), device="cpu"
+    )
+    export_policy(mutex, tmp_path, env=env)
+    obs = np.array([[1.0, -0.2, 0.5]], np.float32)
+    expected, _ = squashed.predict(obs, deterministic=True)
+    module = ExportedPolicy(mutex)
+    inputs = dict(zip(module.input_names, (t.numpy() for t in module.example()), strict=True))
+    for name, file in FILES.items():
+        run = make_runner(name, tmp_path / file, module)
+        assert run({**inputs, "obs_policy": obs})["actions"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_drawn_commands_are_the_callers(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.policies import (
@@ -611,6 +613,27 @@ def test_policies_of_stable_baselines3_are_sub_policies() -> None:
     policy = MutexPolicy(subs, lambda obs: (obs["policy"][:, 0] > 0.0).long(), device="cpu")
     obs = np.array([[-0.5, 0.1, 0.2], [0.5, 0.1, 0.2]], np.float32)
     expected = [sub.predict(obs, deterministic=True)[0][i] for i, sub in enumerate(subs)]
+    np.testing.assert_allclose(policy.predict(obs)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy_class", [SACPolicy, TD3Policy])  # DDPG's is TD3's
+@pytest.mark.parametrize("clip", [True, False])
+def test_squashed_policies_act_between_their_bounds(policy_class: Any, clip: bool) -> None:
+    th.manual_seed(0)
+    space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    actions = spaces.Box(np.float32([-2.0, 1.0]), np.float32([2.0, 5.0]))
+    squashed = policy_class(space, actions, lambda _: 0.0, net_arch=[8])
+    plain = ActorCriticPolicy(space, actions, lambda _: 0.0, net_arch=[8])
+    policy = MutexPolicy(
+        [squashed, plain],
+        lambda obs: (obs["policy"][:, 0] > 0.0).long(),
+        clip_sub_actions=clip,
+        device="cpu",
+    )
+    obs = np.array([[-0.5, 0.1, 0.2], [0.5, 0.1, 0.2]], np.float32)
+    expected = [
+        sub.predict(obs, deterministic=True)[0][i] for i, sub in enumerate((squashed, plain))
+    ]
     np.testing.assert_allclose(policy.predict(obs)[0], expected, rtol=1e-6)
 
 
