@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.segments import SINGLE_GROUP, group_spaces
+from sb3_strl.policies import StrlPolicy
 
 Statistics = dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
-"""Mean and variance by observation group."""
+"""Mean and variance, or standard deviation, by observation group."""
 
 
 def load_vec_normalize(path: str | Path) -> VecNormalize:
@@ -57,6 +60,30 @@ def statistics_of(normalizer: VecNormalize) -> Statistics:
     rms: Any = normalizer.obs_rms
     by_group = rms if isinstance(rms, dict) else {SINGLE_GROUP: rms}
     return {group: (item.mean, item.var) for group, item in by_group.items()}
+
+
+def known_ranges(policy: BasePolicy, normalizer: VecNormalize | None) -> Statistics:
+    """
+    Return where raw observations lie: what is subtracted from them, and what divides them.
+
+    :param policy: with ``empirical_normalization`` or without
+    :param normalizer: what the policy's observations pass through
+    :return: mean and standard deviation by group, NaN for columns that the policy does not read;
+        groups that nobody normalises are left out
+    """
+    known: Statistics = {}
+    reader = policy.actor_reader if isinstance(policy, StrlPolicy) else None
+    if reader is not None and reader.normalizer is not None:
+        own = reader.normalizer
+        widths = [reader.layout.segments[group][-1].stop for group in reader.vector_groups]
+        whole = np.full((2, sum(widths)), np.nan)
+        whole[:, reader.columns] = th.stack((own.mean, own.std + own.eps)).cpu().numpy()
+        parts = np.split(whole, np.cumsum(widths)[:-1], axis=1)
+        known = {g: (part[0], part[1]) for g, part in zip(reader.vector_groups, parts, strict=True)}
+    if normalizer is not None:
+        for group, (mean, var) in statistics_of(normalizer).items():
+            known[group] = (mean, np.sqrt(var + normalizer.epsilon))
+    return known
 
 
 def check_statistics(where: str, normalizer: VecNormalize, space: spaces.Space[Any]) -> None:

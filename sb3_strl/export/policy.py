@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ from sb3_strl.export.files import FILES, METADATA, WRITERS, check_installed, exp
 from sb3_strl.export.fit import check_fits
 from sb3_strl.export.metadata import describe
 from sb3_strl.export.module import Deployment, ExportedPolicy
-from sb3_strl.export.normalizer import load_vec_normalize
+from sb3_strl.export.normalizer import known_ranges, load_vec_normalize
 from sb3_strl.export.proof import Parity, compare, env_rollout, invented_rollout
 from sb3_strl.policies import MutexPolicy, load_policy
 
 TOLERANCE = 1e-5
 _INVENTED_ENVS = (1, 3)
+_BLIND = 0.9
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,11 @@ class ExportReport:
 
     def __str__(self) -> str:
         rows = [
-            (p.format, str(p.n_envs), str(p.n_steps), f"{p.max_error:.1e}") for p in self.parities
+            (p.format, str(p.n_envs), str(p.n_steps), f"{p.max_error:.1e}", f"{p.blind:.0%}")
+            for p in self.parities
         ]
         title = f"largest difference from predict (allowed: {self.tolerance:.0e})"
-        head = ("format", "environments", "steps", "error")
+        head = ("format", "environments", "steps", "error", "blind")
         return "\n".join(
             [
                 f"Exported to {self.folder}: {', '.join(p.name for p in self.files.values())}",
@@ -137,6 +140,7 @@ def export_policy(
             found = _prove(name, file, actor, module, venv, n_steps, seed, normalizer)
             _check_proof(found, tolerance)
             parities += found
+        _warn_if_blind(parities)
         metadata["proof"] = [asdict(parity) for parity in parities]
         written["metadata"] = Path(temporary) / METADATA
         written["metadata"].write_text(json.dumps(metadata, indent=1), encoding="utf-8")
@@ -212,7 +216,8 @@ def _prove(
         rollouts = [env_rollout(actor, env, n_steps, normalizer)]
     else:
         space = actor.observation_space
-        rollouts = [invented_rollout(space, n, n_steps, seed) for n in _INVENTED_ENVS]
+        ranges = known_ranges(actor, normalizer)
+        rollouts = [invented_rollout(space, n, n_steps, seed, ranges) for n in _INVENTED_ENVS]
     return [Parity(name, *compare(actor, module, run, item, normalizer)) for item in rollouts]
 
 
@@ -226,3 +231,15 @@ def _check_proof(found: Sequence[Parity], tolerance: float) -> None:
                 "may be large or the choice between two of them close: try another tolerance, or "
                 "report it."
             )
+
+
+def _warn_if_blind(parities: Sequence[Parity]) -> None:
+    blind = min(parity.blind for parity in parities)
+    if blind > _BLIND:
+        warnings.warn(
+            f"export_policy: {blind:.0%} of the compared numbers in the actions are at their "
+            f"bounds, or the same in every step. Expected at most {_BLIND:.0%}: an error of the "
+            "file may not show in them. Prove it in an environment in which the actions vary "
+            "(env=..., --prove-in-env).",
+            stacklevel=3,
+        )

@@ -15,9 +15,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_strl.common.segments import SINGLE_GROUP, group_spaces
 from sb3_strl.export.files import Arrays, Runner
 from sb3_strl.export.module import ExportedPolicy, obs_dtype
+from sb3_strl.export.normalizer import Statistics
 from sb3_strl.policies import MutexPolicy
 
 _RESTART_PROBABILITY = 0.05
+_OPEN = 1e6
+"""Bounds beyond it are none: environments name the largest float instead of infinity."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,28 @@ class Parity:
     :param n_steps: steps of the rollout
     :param n_envs: environments in it
     :param max_error: largest difference of an action; relative where an action is beyond 1
+    :param blind: share of the numbers in the actions that may hide an error, because they are at
+        their bounds or the same in every step
     """
 
     format: str
     n_steps: int
     n_envs: int
     max_error: float
+    blind: float
 
 
-Step = tuple[Any, np.ndarray[Any, Any]]
+Array = np.ndarray[Any, Any]
+Step = tuple[Any, Array]
 """Observations as ``predict`` takes them, raw; and which environments begin an episode."""
 
 
 def invented_rollout(
-    space: spaces.Space[Any], n_envs: int, n_steps: int, seed: int
+    space: spaces.Space[Any],
+    n_envs: int,
+    n_steps: int,
+    seed: int,
+    ranges: Statistics | None = None,
 ) -> Iterator[Step]:
     """
     Yield observations that change smoothly, and episodes that begin at random.
@@ -51,16 +62,18 @@ def invented_rollout(
     :param n_envs: N
     :param n_steps: how many
     :param seed: of the random numbers
+    :param ranges: mean and standard deviation by group, where they are known; else the bounds of
+        the space say where observations lie
     """
     rng = np.random.default_rng(seed)
-    groups = group_spaces(space)
+    groups, known = group_spaces(space), ranges or {}
     for group in groups.values():
         group.seed(seed)
     walks: Arrays = {}
     starts = np.ones(n_envs, dtype=bool)
     for _ in range(n_steps):
         for name, group in groups.items():
-            walks[name] = _next(group, walks.get(name), n_envs, rng)
+            walks[name] = _next(group, walks.get(name), n_envs, rng, known.get(name))
         obs = dict(walks) if isinstance(space, spaces.Dict) else walks[SINGLE_GROUP]
         yield obs, starts
         starts = rng.random(n_envs) < _RESTART_PROBABILITY
@@ -68,19 +81,33 @@ def invented_rollout(
 
 def _next(
     space: spaces.Space[Any],
-    before: np.ndarray[Any, Any] | None,
+    before: Array | None,
     n_envs: int,
     rng: np.random.Generator,
-) -> np.ndarray[Any, Any]:
-    if not isinstance(space, spaces.Box) or space.dtype == np.uint8:
+    known: tuple[Array, Array] | None,
+) -> Array:
+    if not isinstance(space, spaces.Box) or (space.dtype == np.uint8 and known is None):
         return np.stack([np.asarray(space.sample()) for _ in range(n_envs)])
-    low = np.where(np.isfinite(space.low), space.low, -3.0)
-    high = np.where(np.isfinite(space.high), space.high, 3.0)
-    middle, spread = 0.5 * (low + high), 0.5 * (high - low)
+    low = np.where(space.low > -_OPEN, space.low.astype(np.float64), -np.inf)
+    high = np.where(space.high < _OPEN, space.high.astype(np.float64), np.inf)
+    mean, std = _between(low, high)
+    if known is not None:
+        known_mean, known_std = (part.reshape(space.shape) for part in known)
+        mean = np.where(np.isnan(known_mean), mean, known_mean)
+        std = np.where(np.isnan(known_std), std, known_std)
     noise = rng.standard_normal((n_envs, *space.shape))
-    old = middle if before is None else before
-    new = middle + 0.9 * (old - middle) + 0.3 * spread * noise
-    return np.asarray(np.clip(new, low, high), dtype=space.dtype)
+    old = mean if before is None else before
+    new = mean + 0.9 * (old - mean) + 0.44 * std * noise  # its deviation becomes std
+    # Files are given float32. Next to a large mean, rounding alone would look like an error.
+    rounded = np.clip(new, low, high).astype(np.float32)
+    return np.asarray(rounded, dtype=space.dtype)
+
+
+def _between(low: Array, high: Array) -> tuple[Array, Array]:
+    """Return the mean and the standard deviation of what lies between bounds, open or not."""
+    bottom = np.where(np.isfinite(low), low, np.minimum(-3.0, high - 6.0))
+    top = np.where(np.isfinite(high), high, np.maximum(3.0, low + 6.0))
+    return 0.5 * (bottom + top), 0.25 * (top - bottom)
 
 
 def env_rollout(
@@ -110,7 +137,7 @@ def compare(
     run: Runner,
     rollout: Iterator[Step],
     normalizer: VecNormalize | None = None,
-) -> tuple[int, int, float]:
+) -> tuple[int, int, float, float]:
     """
     Run the policy and a file on the same observations, each with its own memory.
 
@@ -119,11 +146,12 @@ def compare(
     :param run: the file
     :param rollout: raw observations
     :param normalizer: what the reference's observations pass through
-    :return: steps, environments, largest error
+    :return: steps, environments, largest error, see :class:`Parity`, and its share of blind numbers
     """
     state: Any = None
     memory: Arrays = {}
-    n_steps, n_envs, worst = 0, 0, 0.0
+    compared: list[Array] = []
+    n_envs, worst = 0, 0.0
     for obs, starts in rollout:
         n_envs = len(starts)
         seen = obs if normalizer is None else normalizer.normalize_obs(obs)
@@ -132,18 +160,27 @@ def compare(
         if isinstance(policy, MutexPolicy) and policy.commands.random:
             memory["commands_in"] = state.commands  # drawn by the policy, handed to the file
         outputs = run({**_observations(module, obs), **memory})
-        got, expected = np.asarray(outputs["actions"]), np.asarray(wanted)
-        worst = max(worst, _error(got, expected.reshape(got.shape)))
+        got = np.asarray(outputs["actions"])
+        expected = np.asarray(wanted).reshape(got.shape)
+        worst = max(worst, _error(got, expected))
         if module.has_targets:
             scale, offset = module.scale.numpy(), module.offset.numpy()
-            targets = offset + scale * expected.reshape(got.shape)
+            targets = offset + scale * expected
             worst = max(worst, _error(outputs["targets"], targets))
         memory = {f"{s.name}_in": outputs[f"{s.name}_out"] for s in module.step.states}
-        n_steps += 1
-    return n_steps, n_envs, worst
+        compared.append(expected)
+    return len(compared), n_envs, worst, _blind(np.concatenate(compared), module)
 
 
-def _error(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+def _blind(actions: Array, module: ExportedPolicy) -> float:
+    """Return the share of numbers at their bounds, or the same in every row."""
+    hidden = np.broadcast_to((actions == actions[0]).all(axis=0), actions.shape)
+    if module.is_continuous:
+        hidden = hidden | (actions <= module.low.numpy()) | (actions >= module.high.numpy())
+    return float(hidden.mean())
+
+
+def _error(got: Array, expected: Array) -> float:
     if not np.isfinite(got).all():
         return float("inf")
     difference = np.abs(got.astype(np.float64) - expected)
@@ -159,7 +196,7 @@ def _observations(module: ExportedPolicy, obs: Any) -> Arrays:
     return arrays
 
 
-def _restarted(module: ExportedPolicy, memory: Arrays, starts: np.ndarray[Any, Any]) -> Arrays:
+def _restarted(module: ExportedPolicy, memory: Arrays, starts: Array) -> Arrays:
     """Return the states with their initial values where an episode begins."""
     fresh: Arrays = {}
     for state in module.step.states:

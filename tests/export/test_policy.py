@@ -106,6 +106,7 @@ class Walls(gym.Env[Any, Any]):
         return self.observation_space.sample(), 0.0, bool(self.np_random.random() < 0.1), False, {}
 
 
+@pytest.mark.filterwarnings("ignore:export_policy.*the same in every step")
 @pytest.mark.parametrize(
     "action_space",
     [
@@ -130,6 +131,7 @@ def test_images_choices_and_every_action_space(
     assert [p.n_steps for p in real.parities] == [30, 30]
 
 
+@pytest.mark.filterwarnings("ignore:export_policy.*the same in every step")
 @pytest.mark.parametrize(
     ("action_space", "described"),
     [
