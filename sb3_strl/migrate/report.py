@@ -168,6 +168,11 @@ class Section:
             if key in self.given:
                 self.report.add(self.path(key), "dropped", "", self.given.pop(key), reason)
 
+    def drop_unset(self, *keys: str) -> None:
+        """Take out those of the keys that nobody set: null, or ``{}`` as Isaac Lab writes it."""
+        unset = [key for key in keys if key in self.given and self.given[key] in (None, {})]
+        self.drop(dict.fromkeys(unset, "an unset field"))
+
     def finish(self, known: Iterable[str] = ()) -> None:
         """
         Report what is left as unknown; what stands for code is dropped.

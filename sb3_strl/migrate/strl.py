@@ -60,6 +60,7 @@ def from_strl_config(
     migration.n_envs = getattr(env, "num_envs", None)
     read_runner(top, migration)
     _read_algorithm(algorithm, migration)
+    top.drop_unset("empirical_normalization")
     top.move(
         "empirical_normalization",
         migration.policy_kwargs,
@@ -135,6 +136,7 @@ def _read_ppo(section: Section, migration: Migration) -> None:
     for key, ours in STRL_PPO_KEYS.items():
         section.move(key, migration.kwargs, ours)
     read_optimizer(section, "optimizer_class_name", migration)
+    section.drop_unset("empirical_normalization")
     section.move(
         "empirical_normalization",
         migration.policy_kwargs,

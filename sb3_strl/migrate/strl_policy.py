@@ -39,6 +39,7 @@ def read_policy(section: Section, migration: Migration, has_critic: bool) -> Non
     if arch:
         kwargs["net_arch"] = {key: list(widths) for key, widths in arch.items()}
     _read_activation(section, kwargs)
+    section.drop_unset("empirical_normalization")
     for key in STRL_POLICY_KEYS:
         section.move(key, kwargs, key, shown=f"policy_kwargs.{key}")
     if "init_noise_std" in kwargs and "noise_std_type" not in kwargs:

@@ -175,6 +175,17 @@ def critic_segments() -> dict[str, Any]:
     return {name: list(shape) for name, shape in layout["critic"].items()}
 
 
+@pytest.mark.parametrize("unset", [{}, None])
+@pytest.mark.parametrize("place", ["top", "algorithm", "policy"])
+def test_normalisation_that_nobody_set(place: str, unset: Any) -> None:
+    config: dict[str, Any] = {"policy": {}, "algorithm": {}}
+    (config if place == "top" else config[place])["empirical_normalization"] = unset
+    migration = from_strl_config(config)
+    assert "empirical_normalization" not in migration.policy_kwargs
+    path = "empirical_normalization" if place == "top" else f"{place}.empirical_normalization"
+    assert path in migration.report.of("dropped")
+
+
 @pytest.mark.filterwarnings("ignore:APPO. mimic_loss_coef")
 def test_a_student_with_encoders_and_a_motion_prior(tmp_path: Path) -> None:
     env = PointMass()
