@@ -159,7 +159,9 @@ def load_checkpoint(path: str | Path, target: PPO | StrlPolicy, migration: Migra
         renamed = rename_model(content[f"{who}_state_dict"], "actor", f"{who}.")
         renamed |= rename_model(content.get("critic_state_dict") or {}, "critic", "critic.")
     report = Report(str(path))
-    without = () if any(ours.startswith("critic") for ours, _ in renamed.values()) else ("critic",)
+    without = [] if any(ours.startswith("critic") for ours, _ in renamed.values()) else ["critic"]
+    if "student_state_dict" in content and not list(policy.action_head.parameters()):
+        without.append("action_head")  # rsl_rl's students may act without noise
     with _all_or_nothing(policy):
         _fill(str(path), policy, renamed, report, (*_NEW, *without))
         if isinstance(target, PPO):
@@ -211,7 +213,7 @@ def _fill(
     for name, (ours, tensor) in renamed.items():
         report.add(name, "loaded", ours, list(tensor.shape))
     for name in found.missing_keys:
-        report.add("", "differs", name, None, "not in the checkpoint: learnt anew")
+        report.add("", "differs", name, None, "not in the checkpoint: begins anew")
 
 
 def _load_rnd(path: str, model: PPO, content: Mapping[str, Any], report: Report) -> None:

@@ -12,7 +12,7 @@ from sb3_strl.common.errors import StrlValueError, suggest
 from sb3_strl.migrate.migration import Migration, Spaces, add_defaults, count, last_name, spaces_of
 from sb3_strl.migrate.plain_yaml import read_config
 from sb3_strl.migrate.report import Report, Section
-from sb3_strl.migrate.rsl_rl_models import Models, read_model
+from sb3_strl.migrate.rsl_rl_models import Models, read_activation, read_model
 from sb3_strl.migrate.rsl_rl_older import to_version_5
 from sb3_strl.migrate.runner import read_runner
 from sb3_strl.migrate.strl import read_optimizer
@@ -30,7 +30,6 @@ _RND_KEYS = {
     "num_outputs": "num_outputs",
     "predictor_hidden_dims": "predictor_hidden_dims",
     "target_hidden_dims": "target_hidden_dims",
-    "activation": "activation",
     "state_normalization": "state_normalization",
     "reward_normalization": "reward_normalization",
     "learning_rate": "learning_rate",
@@ -81,13 +80,17 @@ def from_rsl_rl_config(
     migration = Migration(cls, "MlpPolicy", {}, report)
     migration.n_envs = getattr(env, "num_envs", None)
     read_runner(top, migration)
-    sets = _read_groups(top, kind, spaces)
+    wanted = ["actor", "critic"] if kind == "PPO" else ["student", "teacher"]
+    if kind == "PPO" and algorithm.given.get("rnd_cfg"):
+        wanted.append("rnd_state")
+    sets = _read_groups(top, wanted, spaces)
     models = _read_models(top, kind, migration, Models(sets, spaces))
     if kind == "PPO":
         dt = step_dt if step_dt is not None else getattr(env, "step_dt", None)
         _read_ppo(algorithm, migration, sets, dt)
     else:
-        _read_distillation(algorithm, migration, spaces, teacher)
+        _read_distillation(algorithm, migration, spaces)
+        _read_teacher(top.section("teacher"), migration, teacher)
     if algorithm.take("share_cnn_encoders"):
         models.share_encoders(migration)
     for section in (top, algorithm):
@@ -98,12 +101,11 @@ def from_rsl_rl_config(
     return migration
 
 
-def _read_groups(top: Section, kind: str, spaces: Spaces | None) -> dict[str, list[str]]:
+def _read_groups(top: Section, wanted: list[str], spaces: Spaces | None) -> dict[str, list[str]]:
     """Return the groups of every set; where the environment is known, as rsl_rl resolves them."""
     given = top.section("obs_groups")
-    wanted = ("actor", "critic") if kind == "PPO" else ("student", "teacher")
     sets: dict[str, list[str]] = {}
-    for key in (*wanted, "rnd_state"):
+    for key in wanted:
         value = given.take(key)
         if value is not None:
             sets[key] = [value] if isinstance(value, str) else list(value)
@@ -131,8 +133,6 @@ def _read_models(top: Section, kind: str, migration: Migration, models: Models) 
     else:
         student = top.section("student")
         models.actor = read_model(student, models, "student", migration)
-        note = "the teacher's own file says what it is"
-        top.drop({"teacher": note})
     if kind == "PPO":
         top.drop(dict.fromkeys(("student", "teacher"), "PPO has none"))
     models.write(migration)
@@ -177,6 +177,10 @@ def _read_rnd(
     report = section.report
     for key, ours in _RND_KEYS.items():
         section.move(key, found, ours, shown=f"rnd_kwargs.{ours}")
+    if "activation" in section:
+        found["activation"] = read_activation(section)
+        path, ours = section.path("activation"), "rnd_kwargs.activation"
+        report.add(path, "mapped", ours, found["activation"])
     schedule = section.section("weight_schedule")
     for key, ours in _RND_SCHEDULE.items():
         schedule.move(key, found, ours, shown=f"rnd_kwargs.{ours}")
@@ -196,16 +200,15 @@ def _read_rnd(
     if "rnd_state" not in sets:
         raise StrlValueError(
             "migrate: there is an rnd_cfg, but obs_groups has no 'rnd_state'. Expected the groups "
-            "that say what state it is. Name them."
+            "that say what state it is. Name them, or pass env= with a group 'rnd_state' or "
+            "'policy', which rsl_rl takes then."
         )
     found["groups"] = list(sets["rnd_state"])
     report.add("obs_groups.rnd_state", "mapped", "rnd_kwargs.groups", found["groups"])
     return found
 
 
-def _read_distillation(
-    section: Section, migration: Migration, spaces: Spaces | None, teacher: Any
-) -> None:
+def _read_distillation(section: Section, migration: Migration, spaces: Spaces | None) -> None:
     """DAgger by the student alone, with the mean squared distance."""
     kwargs, report = migration.kwargs, section.report
     loss = section.take("loss_type", "mse")
@@ -246,11 +249,23 @@ def _read_distillation(
         section.path("gradient_length"), "differs", "n_minibatches", kwargs["n_minibatches"], note
     )
     section.drop({**_PLACES, "rnd_cfg": "not used", "symmetry_cfg": "not used"})
+
+
+def _read_teacher(section: Section, migration: Migration, teacher: Any) -> None:
+    """Take the teacher; a file of rsl_rl says everything but its activation."""
+    report, path = section.report, section.path("activation")
+    activation = read_activation(section)
+    section.drop(dict.fromkeys(list(section.given), "the teacher's own file says what it is"))
+    foreign = {"path": str(teacher), "activation": activation}
     if teacher is None:
-        note = "rsl_rl loads it into the runner: build(env, teacher='teacher.zip')"
+        note = f"rsl_rl loads it into the runner: build(env, teacher={foreign | {'path': '...'}})"
         report.add("teacher", "differs", "teacher", None, note)
+    elif isinstance(teacher, str | Path) and Path(teacher).suffix != ".zip":
+        migration.kwargs["teacher"] = foreign
+        report.add(path, "mapped", "teacher.activation", activation)
     else:
-        kwargs["teacher"] = teacher
+        migration.kwargs["teacher"] = teacher
+        report.add(path, "dropped", "", activation, "the teacher itself says what it has")
 
 
 def _action_count(spaces: Spaces) -> int:

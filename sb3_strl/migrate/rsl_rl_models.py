@@ -18,6 +18,8 @@ _CLASSES = ("MLPModel", "RNNModel", "CNNModel")
 _DISTRIBUTIONS = ("GaussianDistribution", "HeteroscedasticGaussianDistribution")
 _RNN = {"rnn_type": "lstm", "rnn_hidden_dim": 256, "rnn_num_layers": 1}
 _WIDTHS = (256, 256, 256)
+_NO_NOISE = {"init_std": 1e-6, "learn_std": False}
+"""The smallest noise that a Gaussian has here, for a student that has none."""
 
 
 @dataclass
@@ -192,7 +194,7 @@ def read_model(section: Section, models: Models, which: str, migration: Migratio
     model = Model(
         kind,
         [int(width) for width in section.take("hidden_dims", _WIDTHS)],
-        _activation(section),
+        read_activation(section),
         bool(section.take("obs_normalization", False)),
         _read_rnn(section, kind),
     )
@@ -208,12 +210,12 @@ def read_model(section: Section, models: Models, which: str, migration: Migratio
     for key, (ours, value) in shown.items():
         report.add(section.path(key), "mapped", f"policy_kwargs.{ours}", value)
     _read_distribution(section, side, migration)
-    section.drop({"stochastic": "said by the distribution"})
     section.finish()
     return model
 
 
-def _activation(section: Section) -> str:
+def read_activation(section: Section) -> str:
+    """Take the name of an activation; what rsl_rl calls ``"crelu"`` is CELU."""
     name = str(section.take("activation", "elu"))
     return "celu" if name.lower() == "crelu" else name
 
@@ -293,12 +295,18 @@ def _read_distribution(section: Section, side: str, migration: Migration) -> Non
                 "Remove it."
             )
         return
+    kwargs = migration.policy_kwargs
+    if not given and section.name == "student":
+        kwargs["distribution_class"] = _DISTRIBUTIONS[0]
+        kwargs["distribution_kwargs"] = dict(_NO_NOISE)
+        note = "not given: it acts without noise, here with a standard deviation of 1e-6"
+        migration.report.add(path, "differs", "policy_kwargs.distribution_kwargs", _NO_NOISE, note)
+        return
     if not given:
-        if section.name == "student":
-            return
         raise StrlValueError(
             f"migrate: there is no {path}, so the actions would have no noise and PPO nothing to "
-            "learn from. Expected e.g. {class_name: GaussianDistribution}. Write it."
+            "learn from. Expected e.g. {class_name: GaussianDistribution}, in rsl_rl 4 "
+            "stochastic: true. Write it."
         )
     options = dict(given)
     name = last_name(options.pop("class_name", None), "GaussianDistribution")
@@ -308,7 +316,6 @@ def _read_distribution(section: Section, side: str, migration: Migration) -> Non
             f"of {list(_DISTRIBUTIONS)}; this library has no other for Box actions. Train it anew "
             "with one of them."
         )
-    kwargs = migration.policy_kwargs
     kwargs["distribution_class"] = name
     kwargs["distribution_kwargs"] = {
         key: list(value) if isinstance(value, tuple) else value for key, value in options.items()

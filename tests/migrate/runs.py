@@ -76,13 +76,18 @@ def make_theirs(n_envs: int = 4) -> Any:
     return Theirs()
 
 
-def train(config: dict[str, Any], folder: Path, iterations: int = 2) -> tuple[Any, Path]:
+def train(
+    config: dict[str, Any], folder: Path, iterations: int = 2, teacher: Path | None = None
+) -> tuple[Any, Path]:
     """Train with rsl_rl; return its runner and the checkpoint that it wrote."""
-    from rsl_rl.runners import OnPolicyRunner
+    from rsl_rl.runners import DistillationRunner, OnPolicyRunner
 
     with redirect_stdout(io.StringIO()):
         th.manual_seed(0)
-        runner = OnPolicyRunner(make_theirs(), copy.deepcopy(config), None, "cpu")
+        cls = OnPolicyRunner if teacher is None else DistillationRunner
+        runner = cls(make_theirs(), copy.deepcopy(config), None, "cpu")
+        if teacher is not None:
+            runner.load(str(teacher))
         runner.learn(iterations)
         path = folder / "model_1.pt"
         runner.logger.writer = None

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch as th
 import yaml
+from gymnasium import spaces
 
 from sb3_strl.common.types import TensorDict
 from sb3_strl.migrate import (
+    Spaces,
     from_rsl_rl_config,
     load_checkpoint,
     load_rsl_rl_checkpoint,
 )
 from sb3_strl.policies import StrlPolicy
-from tests.envs.toy import PointMass
+from tests.envs.toy import PointMass, box
 from tests.migrate.runs import SPACES, Noise, observations, train
 
 pytest.importorskip("rsl_rl")
@@ -248,19 +250,129 @@ def test_older_configurations() -> None:
     assert options["empirical_normalization"] is True
 
 
-def test_distillation(tmp_path: Path) -> None:
-    config = make_config()
-    _, path = train(config, tmp_path, 1)
+@pytest.mark.parametrize("unset", [{}, None])
+def test_what_isaac_lab_leaves_unset_takes_the_normalisation_of_the_run(unset: Any) -> None:
+    policy = {"actor_obs_normalization": unset, "critic_obs_normalization": unset}
+    older = {"policy": policy, "algorithm": {}, "empirical_normalization": True}
+    newer = broken(empirical_normalization=True, policy={}, critic__obs_normalization=unset)
+    for config in (older, newer):
+        migration = from_rsl_rl_config(config)
+        assert migration.policy_kwargs["empirical_normalization"] is True
+        assert migration.report.of("mapped")["empirical_normalization"].value is True
+    migration = from_rsl_rl_config(older | {"empirical_normalization": unset})
+    assert migration.policy_kwargs["empirical_normalization"] is False
+    assert migration.report.of("dropped")["empirical_normalization"].note == "an unset field"
+    policy = {"actor_obs_normalization": False, "critic_obs_normalization": False}
+    migration = from_rsl_rl_config(older | {"policy": policy})
+    assert migration.policy_kwargs["empirical_normalization"] is False
+    assert "goes before it" in migration.report.of("dropped")["empirical_normalization"].note
+
+
+@pytest.mark.parametrize("value", [{}, None, False, True])
+def test_the_normalisation_of_models_goes_before_that_of_the_run(value: Any) -> None:
+    config = broken(
+        empirical_normalization=value,
+        actor__obs_normalization=False,
+        critic__obs_normalization=False,
+    )
+    migration = from_rsl_rl_config(config)
+    assert migration.policy_kwargs["empirical_normalization"] is False
+    assert "empirical_normalization" in migration.report.of("dropped")
+
+
+def test_models_of_version_4() -> None:
+    noise = {"stochastic": True, "init_noise_std": 0.5, "noise_std_type": "log"}
+    network = {"class_name": "MLPModel", "state_dependent_std": False}
+    unset = {"stochastic": False, "init_noise_std": {}, "noise_std_type": "scalar"}
+    config = {"actor": network | noise, "critic": network | unset, "policy": {}, "algorithm": {}}
+    migration = from_rsl_rl_config(config)
+    assert migration.policy_kwargs["distribution_class"] == "GaussianDistribution"
+    assert migration.policy_kwargs["distribution_kwargs"] == {"init_std": 0.5, "std_type": "log"}
+    keys = {"stochastic", "init_noise_std", "noise_std_type", "state_dependent_std"}
+    assert {f"actor.{key}" for key in keys} <= migration.report.of("mapped").keys()
+    assert {f"critic.{key}" for key in keys} <= migration.report.of("dropped").keys()
+    config["actor"] |= {"state_dependent_std": True}
+    assert from_rsl_rl_config(config).policy_kwargs["distribution_class"] == HETERO
+    # Isaac Lab keeps both in one file; the newer key counts.
+    config["actor"] |= {"distribution_cfg": DISTRIBUTIONS["scalar"], "init_noise_std": {}}
+    options = from_rsl_rl_config(config).policy_kwargs["distribution_kwargs"]
+    assert options == {"init_std": 0.7}
+
+
+def test_intrinsic_reward_resolves_its_groups_and_activation_as_rsl_rl() -> None:
+    rnd = {"weight": 1.0, "activation": "crelu"}
+    config = make_config(rnd_cfg=rnd)
+    with pytest.raises(ValueError, match="or pass env="):
+        from_rsl_rl_config(config, step_dt=0.02)
+    options = from_rsl_rl_config(config, Noise()).kwargs["rnd_kwargs"]
+    assert options["groups"] == ["policy"]
+    assert options["activation"] == "celu"
+    known = {"policy": box(5), "extra": box(2), "rnd_state": box(3)}
+    found = Spaces(spaces.Dict(known), box(3, bound=100.0))
+    options = from_rsl_rl_config(config, found, step_dt=0.02).kwargs["rnd_kwargs"]
+    assert options["groups"] == ["rnd_state"]
+
+
+def distillation(**student: Any) -> dict[str, Any]:
+    """Return a distillation of what :func:`make_config` trains."""
     network = {"class_name": "MLPModel", "hidden_dims": [16, 8]}
-    student = {**network, "distribution_cfg": DISTRIBUTIONS["scalar"]}
-    given = {
+    return {
         "num_steps_per_env": 6,
         "obs_groups": {"student": ["policy"], "teacher": ["extra", "policy"]},
-        "student": student, "teacher": student,
+        "student": network | student, "teacher": network,
         "algorithm": {
             "class_name": "Distillation", "num_learning_epochs": 2, "gradient_length": 3,
         },
     }  # fmt: skip
+
+
+def teacher_of(model: Any) -> Any:
+    return next(item.teacher for item in model.objectives if hasattr(item, "teacher"))
+
+
+@pytest.mark.parametrize("activation", ["relu", "crelu", "elu"])
+def test_a_teacher_has_the_activation_of_its_section(activation: str, tmp_path: Path) -> None:
+    config = make_config()
+    for side in ("actor", "critic"):
+        config[side]["activation"] = activation
+    runner, path = train(config, tmp_path, 1)
+    given = distillation(distribution_cfg=DISTRIBUTIONS["scalar"])
+    given["teacher"] = config["actor"]
+    migration = from_rsl_rl_config(given, Noise(), teacher=path)
+    assert "teacher.activation" in migration.report.of("mapped")
+    teacher = teacher_of(migration.build(Noise(), device="cpu")).policy
+    obs = observations()
+    labels = runner.alg.actor(tensordict.TensorDict(obs, [4]))
+    assert_close(teacher(th.cat([obs["extra"], obs["policy"]], -1)), labels)
+    # A model of this library knows its own.
+    kept = from_rsl_rl_config(given, Noise(), teacher="model.zip")
+    assert kept.kwargs["teacher"] == "model.zip"
+
+
+@pytest.mark.parametrize("stochastic", [{}, {"stochastic": False}])
+def test_a_student_without_noise(stochastic: dict[str, Any], tmp_path: Path) -> None:
+    config = make_config()
+    _, path = train(config, tmp_path, 1)
+    given = distillation(**stochastic) | {"teacher": config["actor"]}
+    migration = from_rsl_rl_config(given, Noise(), teacher=path)
+    assert "student.distribution_cfg" in migration.report.of("differs")
+    model = migration.build(Noise(), device="cpu")
+    obs = observations()
+    drawn = model.policy.forward(obs)[0]
+    assert th.allclose(drawn, model.policy.act(obs)[0], atol=1e-4)
+    model.learn(24)
+    assert th.allclose(model.policy.action_head.std, th.tensor(1e-6))
+    if not stochastic:
+        runner, saved = train({**given, "save_interval": 50}, tmp_path, 0, path)
+        policy = load_rsl_rl_checkpoint(saved, migration, SPACES)
+        wanted = runner.alg.student(tensordict.TensorDict(obs, [4]))
+        assert_close(policy.act(obs)[0], wanted)
+
+
+def test_distillation(tmp_path: Path) -> None:
+    config = make_config()
+    _, path = train(config, tmp_path, 1)
+    given = distillation(distribution_cfg=DISTRIBUTIONS["scalar"])
     env = Noise()
     migration = from_rsl_rl_config(given, env, teacher=str(path))
     assert migration.kwargs["using_ppo"] is False
