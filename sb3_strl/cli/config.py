@@ -98,8 +98,8 @@ class TrainConfig:
 
     def _check(self, where: str) -> None:
         values = vars(self)
-        for name, (low, high, words) in _RANGES.items():
-            values[name] = _whole_number(where, name, values[name], low, high, words)
+        for name in _RANGES:
+            values[name] = whole_number(where, name, values[name])
         hints = get_type_hints(type(self))
         for name in hints.keys() - _RANGES.keys():
             values[name] = fitting(where, name, values[name], hints[name])
@@ -119,13 +119,25 @@ class TrainConfig:
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
 
 
-def _whole_number(where: str, name: str, value: Any, low: int, high: float, words: str) -> int:
+def whole_number(where: str, name: str, value: Any, shown: str | None = None) -> int:
+    """
+    Return a number of a configuration.
+
+    :param where: who complains
+    :param name: ``"total_timesteps"``, ``"n_envs"``, ``"seed"`` or ``"checkpoint_interval"``
+    :param value: from yaml or the command line
+    :param shown: what it is called there, default its name
+    :raises StrlValueError: if it is no whole number, or out of its range
+    """
+    low, high, words = _RANGES[name]
     try:
         number: int = fitting(where, name, value, int)
     except StrlTypeError:
         number = low - 1
     if not low <= number <= high:
-        raise StrlValueError(f"{where}: {name} is {value!r}. Expected a whole number {words}.")
+        raise StrlValueError(
+            f"{where}: {shown or name} is {value!r}. Expected a whole number {words}."
+        )
     return number
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sb3_strl import PPO, make_vec
-from sb3_strl.cli.config import CONFIG_FILE, TrainConfig, read_options
+from sb3_strl.cli.config import CONFIG_FILE, TrainConfig, read_options, whole_number
 from sb3_strl.cli.console import say
 from sb3_strl.common.errors import StrlValueError
 from sb3_strl.migrate import Migration, from_rsl_rl_config, from_strl_config, load_checkpoint
@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             "strl migrate: --checkpoint needs the environment, whose observations the networks "
             "read. Expected --env, e.g. --env sb3_strl/Walker-v0."
         )
+    if args.n_envs is not None:
+        whole_number("strl migrate", "n_envs", args.n_envs, "--n-envs")
     env = None
     if args.env is not None:
         options = {} if args.env_kwargs is None else read_options("--env-kwargs", args.env_kwargs)
@@ -126,7 +128,9 @@ def _guess(config: dict[str, Any]) -> str:
 
 def _envs_of_file(args: argparse.Namespace) -> int | None:
     found = read_config(args.config).get("num_envs")
-    return found if isinstance(found, int) else None
+    if not isinstance(found, int):
+        return None
+    return whole_number(f"strl migrate: {args.config}", "n_envs", found, "num_envs")
 
 
 def _configurations(

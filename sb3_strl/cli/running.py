@@ -12,11 +12,11 @@ from typing import Any
 import torch as th
 from gymnasium.error import DependencyNotInstalled
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.utils import get_device, set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_strl import make_vec
-from sb3_strl.cli.config import config_beside, read_options
+from sb3_strl.cli.config import config_beside, read_options, whole_number
 from sb3_strl.common.errors import StrlError, StrlTypeError, StrlValueError
 from sb3_strl.envs import NumpyBridge, TensorVecEnv
 from sb3_strl.export.fit import check_fits
@@ -36,7 +36,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", help="model or policy file, e.g. runs/walk/model.zip")
     add("--env", help="id of an environment; default that of config.yml beside the model")
     add("--env-kwargs", metavar="YAML", help="its options, e.g. '{max_episode_length: 500}'")
-    add("--seed", type=int, default=0, help="default 0")
+    add("--seed", type=int, default=0, help="of the environment and what is sampled, default 0")
     add(
         "--vec-normalize",
         metavar="FILE",
@@ -101,7 +101,16 @@ def check_target(option: str, path: Path) -> None:
 
 
 def load(args: argparse.Namespace, device: th.device | str = "cpu") -> BasePolicy:
-    """Load the policy of a command; no code in the file is run."""
+    """
+    Load the policy of a command, and let everything random begin at ``--seed``.
+
+    No code in the file is run.
+
+    :param args: of the command line
+    :param device: of the policy
+    :raises StrlValueError: if the seed is out of its range; see also the loader
+    """
+    set_random_seed(whole_number(f"strl {args.command}", "seed", args.seed, "--seed"))
     return load_policy(args.model, device)
 
 

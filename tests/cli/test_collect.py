@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sb3_strl.cli.main import main
@@ -32,6 +33,14 @@ def test_it_records_and_goes_on(
     assert collect(run, tmp_path / "b", "--steps", "100", "--steps-per-file", "10") == 0
     assert sum(len(t) for t in read_rollouts(tmp_path / "b")) == 100
     assert collect(run, tmp_path / "c", "--steps", "100", "--max-steps", "40") == 0
+
+
+def test_what_is_sampled_is_the_same_again(run: Path, tmp_path: Path) -> None:
+    def actions(name: str) -> np.ndarray:
+        assert collect(run, tmp_path / name, "--stochastic", "--steps", "16") == 0
+        return np.concatenate([found.acts for found in read_rollouts(tmp_path / name)])
+
+    assert np.array_equal(actions("a"), actions("b"))
 
 
 def test_a_teacher_labels_what_a_student_meets(run: Path, tmp_path: Path) -> None:

@@ -38,6 +38,27 @@ def test_the_file_of_the_result_is_checked_first_and_its_folder_made(
     assert "result.json is a file. Expected a file in a folder" in capsys.readouterr().err
 
 
+def test_what_is_sampled_is_the_same_again(run: Path, tmp_path: Path) -> None:
+    def returns(seed: int) -> list[float]:
+        file = tmp_path / "result.json"
+        assert measure(run, "--stochastic", "--seed", str(seed), "--json", str(file)) == 0
+        found: list[float] = json.loads(file.read_text())["returns"]
+        return found
+
+    assert returns(3) == returns(3) != returns(4)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "play", "collect", "export --prove-in-env"])
+def test_seeds_are_those_of_training(
+    command: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *options = command.split()
+    out = [] if name == "evaluate" else ["--out", str(tmp_path / "out.gif")]
+    assert main([name, str(run / "model.zip"), *options, *out, "--seed", "-1"]) == 1
+    text = capsys.readouterr().err
+    assert f"strl {name}: --seed is -1. Expected a whole number from 0 to" in text
+
+
 @pytest.mark.parametrize("text", ["3", "[1", "walk"])
 def test_options_of_the_environment_are_a_mapping(
     text: str, run: Path, capsys: pytest.CaptureFixture[str]

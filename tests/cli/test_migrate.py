@@ -118,6 +118,18 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is cut off or damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("n_envs", [0, -5])
+def test_a_number_of_environments(
+    n_envs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["migrate", str(write(tmp_path)), "--n-envs", str(n_envs), *out]) == 1
+    assert f"--n-envs is {n_envs}. Expected a whole number > 0" in capsys.readouterr().err
+    assert main(["migrate", str(write(tmp_path, PENDULUM | {"num_envs": n_envs})), *out]) == 1
+    assert f"num_envs is {n_envs}. Expected a whole number > 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_wants_to_run_something(tmp_path: Path) -> None:
     text = f"seed: !!python/object/apply:os.system ['touch {tmp_path}/mark']\n"
     assert main(["migrate", str(write(tmp_path, text)), "--out", str(tmp_path / "out")]) == 1
