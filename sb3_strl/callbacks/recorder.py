@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -82,8 +83,10 @@ class DemonstrationRecorder:
     :param obs_segments: shapes of the segments by name, by group; default those of ``env``
     :param groups: observation groups to record, default all
     :param config: anything JSON can hold, written into ``metadata.json``
-    :param max_timesteps: stop after as many steps, kept or not; ``None`` for no limit
-    :param seed: of the environment
+    :param max_timesteps: stop after as many steps of all environments, kept or not; ``None`` for no
+        limit
+    :param seed: of the environment; a folder that holds something goes on with another that follows
+        from both, so that no episode is recorded twice
     :param progress_bar: show one
     :raises StrlTypeError: if the policy cannot act
     :raises StrlKeyError: if there is no such group
@@ -129,7 +132,6 @@ class DemonstrationRecorder:
         self.min_timesteps, self.min_episodes = min_timesteps, min_episodes
         self.max_timesteps = max_timesteps
         self.demo_by_sample = demo_by_sample
-        self.seed = seed
         self.progress_bar = progress_bar
         self.driver = make_driver(self.where, policy, self.env, use_critic_obs)
         self.groups = self._known_groups(groups)
@@ -142,7 +144,9 @@ class DemonstrationRecorder:
             keep or ("truncated" if success_traj_only else "all"),
             save_partial,
             {"recorder": self.where, "groups": list(self.groups), **(config or {})},
+            self._shapes(),
         )
+        self.seed = _continued(seed, self.writer.total_timesteps)
         self.stats = EpisodeStats(self.env.num_envs, self.env.device, rollout_storage_length)
         self.episodes: deque[dict[str, float]] = deque(maxlen=_LOGGED_EPISODES)
         self.num_timesteps = 0
@@ -166,7 +170,7 @@ class DemonstrationRecorder:
         with _Bar(self.progress_bar, self.min_timesteps, self.min_episodes) as bar:
             bar.show(self.total_timesteps, self.total_episodes)
             while not self.check_stop():
-                for _ in range(self.rollout_storage_length):
+                for _ in range(self._steps_to_go()):
                     self.record_step()
                 self.flush()
                 bar.show(self.total_timesteps, self.total_episodes)
@@ -188,6 +192,13 @@ class DemonstrationRecorder:
             return True
         enough = self.total_timesteps >= self.min_timesteps
         return enough and self.total_episodes >= self.min_episodes
+
+    def _steps_to_go(self) -> int:
+        """Return how many steps go to disk together next."""
+        if self.max_timesteps is None:
+            return self.rollout_storage_length
+        left = math.ceil((self.max_timesteps - self.num_timesteps) / self.env.num_envs)
+        return min(self.rollout_storage_length, left)
 
     @th.no_grad()
     def record_step(self) -> None:
@@ -322,12 +333,26 @@ class DemonstrationRecorder:
                 "storage and of the limit, and no negative number."
             )
 
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of what is recorded, as the writer names it."""
+        space = self.env.observation_space
+        inner = space.spaces if isinstance(space, spaces.Dict) else {SINGLE_GROUP: space}
+        found = {_OBS + group: tuple(inner[group].shape or ()) for group in self.groups}
+        return {**found, "actions": tuple(self.env.action_space.shape or ())}
+
     def _known_groups(self, groups: Sequence[str] | None) -> tuple[str, ...]:
         space = self.env.observation_space
         have = list(space.spaces) if isinstance(space, spaces.Dict) else [SINGLE_GROUP]
         if groups is not None:
             check_known(f"{self.where}: groups", "group", groups, have)
         return tuple(have if groups is None else groups)
+
+
+def _continued(seed: int | None, n_frames: int) -> int | None:
+    """Return a seed that has not been used for these frames."""
+    if seed is None or not n_frames:
+        return seed
+    return int(np.random.SeedSequence([seed, n_frames]).generate_state(1)[0] >> 1)
 
 
 class _Bar:

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.utils import set_random_seed
+
 from sb3_strl.callbacks import DaggerCollector, DemonstrationRecorder
 from sb3_strl.callbacks.recorder import RecorderKwargs
 from sb3_strl.cli.console import has_progress_bar, say
@@ -46,7 +48,7 @@ def add_parser(commands: Any) -> None:
     add("--out", default="demos", help="folder, default demos; what is there is continued")
     add("--steps", type=float, default=0, help="frames to keep, at least, default 0")
     add("--episodes", type=int, default=None, help="episodes to keep, at least, default 20")
-    add("--max-steps", type=float, help="stop after as many steps, kept or not")
+    add("--max-steps", type=float, help="stop after as many of all environments, kept or not")
     add("--n-envs", type=int, default=16, help="environments, default 16")
     add(
         "--keep",
@@ -75,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     env = make_env(args, args.n_envs, policy, normalizer=normalizer, device=device, by_group=True)
     try:
         with _recorder(args, env, policy) as recorder:
+            if recorder.seed is not None:  # a second recording samples anew, too
+                set_random_seed(recorder.seed)
             recorder.run()
     finally:
         env.close()

@@ -135,6 +135,8 @@ class RolloutWriter:
     :param save_partial: keep the unfinished trajectories at the end, cut where they are; only where
         ``keep`` is ``"all"``, since the others have not earned it yet
     :param config: anything JSON can hold, written beside the data
+    :param shapes: of a frame's ``"obs/<group>"`` and ``"actions"`` where they are known already; a
+        folder with others is refused at once
     :raises StrlValueError: if an option cannot work, or the folder holds another kind of data
     """
 
@@ -147,6 +149,7 @@ class RolloutWriter:
         keep: Keep = "all",
         save_partial: bool = True,
         config: Mapping[str, Any] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         if num_envs < 1 or (
             isinstance(keep, str) and keep not in ("all", "truncated", "terminated")
@@ -176,7 +179,7 @@ class RolloutWriter:
         }
         self._check_json()
         self.save_dir.mkdir(parents=True, exist_ok=True)
-        self._resume()
+        self._resume(shapes)
         self.dump_metadata()
 
     @property
@@ -354,6 +357,18 @@ class RolloutWriter:
                 f" the sum of its segments {parts}. Correct obs_segments."
             )
 
+    def _check_shapes(self, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+        known = {
+            name: shape
+            for name, (shape, _) in self._fields.items()
+            if name == "actions" or name.startswith(OBS_PREFIX)
+        }
+        if shapes is not None and known and known != shapes:
+            raise StrlValueError(
+                f"RolloutWriter: '{self.save_dir}' holds frames of {known}, now they are of "
+                f"{dict(shapes)}. Expected the same. Record into another folder."
+            )
+
     def _check_json(self) -> None:
         try:
             json.dumps(self._metadata, allow_nan=False)
@@ -363,7 +378,7 @@ class RolloutWriter:
                 "texts, lists and dictionaries."
             ) from error
 
-    def _resume(self) -> None:
+    def _resume(self, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
         """Go on with what is in the folder; settle what a crash left behind."""
         path = self.save_dir / "metadata.json"
         if path.is_file():
@@ -377,6 +392,7 @@ class RolloutWriter:
                     )
             fields = before.get("fields") or {}
             self._fields = {name: (tuple(shape), kind) for name, (shape, kind) in fields.items()}
+            self._check_shapes(shapes)
         for folder in sorted(self.save_dir.iterdir()):
             match = _COMPLETE.match(folder.name) or _PARTIAL.match(folder.name)
             if match:

@@ -202,6 +202,16 @@ def test_a_collection_trains_a_student_on_labels(tmp_path: Path) -> None:
     assert not np.allclose(labelled.acts, next(read_rollouts(tmp_path / "data")).acts)
 
 
+def test_a_second_collection_draws_anew(tmp_path: Path) -> None:
+    student(tmp_path)
+    first = collect(tmp_path / "data", tmp_path, min_episodes=4, seed=3)
+    again = collect(tmp_path / "data", tmp_path, min_episodes=8, seed=3)
+    assert first.generator.initial_seed() == 3 != again.generator.initial_seed()
+    found = rows(tmp_path / "data")
+    begun = found["observation"][np.r_[True, found["done"][:-1]]]
+    assert len(np.unique(begun, axis=0)) == len(begun)
+
+
 def test_noise_is_what_was_asked_for(tmp_path: Path) -> None:
     model = student(tmp_path)
     collect(tmp_path / "data", tmp_path, 0.0, action_sample_std=0.1, min_episodes=60)

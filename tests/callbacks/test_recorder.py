@@ -179,6 +179,35 @@ def test_a_second_recording_goes_on_with_the_first(tmp_path: Path) -> None:
     assert sum(len(t) for t in found) == first.num_timesteps + more.num_timesteps
 
 
+def test_a_second_recording_is_of_other_episodes(tmp_path: Path) -> None:
+    def starts(name: str) -> list[bytes]:
+        return [t.obs["policy"][0].tobytes() for t in read_rollouts(tmp_path / name, ("policy",))]
+
+    def make(seed: int) -> PointMass:
+        return PointMass(3, seed=seed)
+
+    for n_episodes in (3, 6, 9):
+        record(tmp_path / "a", make(n_episodes), Fixed(0.1, 2), min_episodes=n_episodes, seed=4)
+    assert len(set(starts("a"))) == len(starts("a")) >= 9
+    record(tmp_path / "b", make(0), Fixed(0.1, 2), min_episodes=3, seed=4)
+    assert starts("b") == starts("a")[: len(starts("b"))]
+
+
+def test_another_environment_is_refused_even_if_there_is_enough(tmp_path: Path) -> None:
+    record(tmp_path, config={"task": "count"})
+    before = (tmp_path / "metadata.json").read_text()
+    with pytest.raises(StrlValueError, match=r"holds frames of \{'obs/policy': \(3,\)"):
+        record(tmp_path, DiscreteToy(spaces.Discrete(3), 3), min_episodes=1)
+    with pytest.raises(StrlValueError, match="Expected the same"):
+        record(tmp_path, CounterEnv(3, with_critic=True), min_episodes=1)
+    assert (tmp_path / "metadata.json").read_text() == before
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(1, 3), (7, 9), (30, 30)])
+def test_the_limit_of_steps_is_kept(tmp_path: Path, limit: int, steps: int) -> None:
+    assert record(tmp_path, min_episodes=99, max_timesteps=limit).num_timesteps == steps
+
+
 KILLED = """
 import os, sys
 from tests.callbacks.test_recorder import CounterEnv, DemonstrationRecorder, Fixed

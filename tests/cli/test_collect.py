@@ -33,6 +33,7 @@ def test_it_records_and_goes_on(
     assert collect(run, tmp_path / "b", "--steps", "100", "--steps-per-file", "10") == 0
     assert sum(len(t) for t in read_rollouts(tmp_path / "b")) == 100
     assert collect(run, tmp_path / "c", "--steps", "100", "--max-steps", "40") == 0
+    assert sum(len(t) for t in read_rollouts(tmp_path / "c")) == 40
 
 
 def test_what_is_sampled_is_the_same_again(run: Path, tmp_path: Path) -> None:
@@ -65,6 +66,16 @@ def test_mistakes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "x").write_text("")
     assert collect(run, tmp_path / "x") == 1
     assert "which is a file. Expected a folder" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_environment(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collect(run, tmp_path / "x", "--steps", "8") == 0
+    carts = ["train", "--env", "CartPole-v1", "--n-envs", "2", "--steps", "16", "--quiet"]
+    assert main([*carts, "--set", "n_steps=8", "--out", str(tmp_path / "carts")]) == 0
+    assert collect(tmp_path / "carts", tmp_path / "x", "--steps", "8") == 1
+    assert "holds frames of {'obs/policy': (3,)" in capsys.readouterr().err
 
 
 def test_a_student_that_is_not_there_is_missed(
