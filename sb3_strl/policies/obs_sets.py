@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sb3_strl.common.errors import StrlKeyError, StrlValueError
+from sb3_strl.common.errors import StrlKeyError, StrlValueError, suggest
 from sb3_strl.common.segments import SINGLE_GROUP, ObsLayout, Segment
 
 _OPTIONAL_SETS = {"amp": "ref_obs", "expert": "ref_motion"}
+_SETS = ("actor", "critic", *_OPTIONAL_SETS, "teacher")
 
 
 def resolve_sets(
@@ -24,8 +25,10 @@ def resolve_sets(
     :param where: who complains
     :param layout: the environment's layout
     :param obs_groups: what the user wants, by set
-    :raises StrlKeyError: if the actor has no group, or a named one does not exist
+    :raises StrlKeyError: if there is no such set, the actor has no group, or a named one does not
+        exist
     """
+    _check_names(where, obs_groups)
     sets = {
         key: [value] if isinstance(value, str) else list(value) for key, value in obs_groups.items()
     }
@@ -44,6 +47,18 @@ def resolve_sets(
     for key, groups in sets.items():
         layout.of(groups, f"{where}: obs_groups['{key}']")
     return sets
+
+
+def _check_names(where: str, obs_groups: Mapping[str, Sequence[str]]) -> None:
+    for name in obs_groups:
+        if name not in _SETS:
+            # rsl_rl calls the actor's set as both call its usual group.
+            hint = " Did you mean 'actor'?" if name == SINGLE_GROUP else suggest(name, _SETS)
+            raise StrlKeyError(
+                f"{where}: obs_groups has an unknown set '{name}'.{hint} Known sets: "
+                f"{list(_SETS)}; rsl_rl's 'policy' is 'actor' here. Write "
+                'obs_groups={"actor": [...], "critic": [...]}.'
+            )
 
 
 def select_segments(

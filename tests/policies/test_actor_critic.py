@@ -191,5 +191,14 @@ def test_groups_that_are_missing() -> None:
         policy(PointMass(2).observation_space, amp_discriminator={}, amp_input_dim=3)
     with pytest.raises(StrlTypeError, match=r"use_sde=True\) is not supported"):
         policy(box(5), use_sde=True)
+    with pytest.raises(
+        StrlKeyError, match=r"unknown set 'actr'\. Did you mean 'actor'\? Known sets"
+    ):
+        policy(space, obs_groups={"actr": ["proprio"]})
+    both = PointMass(2).observation_space
+    with pytest.raises(
+        StrlKeyError, match=r"unknown set 'policy'\. Did .*rsl_rl's 'policy' is 'act"
+    ):
+        policy(both, obs_groups={"policy": ["policy", "critic"], "critic": ["critic"]})
     with pytest.raises(StrlKeyError, match="ref_motion"):
         APPO("AmpPolicy", PointMass(2, groups=("policy", "ref_obs")), policy_kwargs=SMALL)
