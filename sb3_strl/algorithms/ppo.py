@@ -314,8 +314,8 @@ class PPO(TensorOnPolicyAlgorithm):
     def minibatch_size(self) -> int:
         """Samples per minibatch, the largest if they differ."""
         if self.batch_size is not None:
-            return self.batch_size
-        return -(-self.n_steps * self.n_envs // (self.n_minibatches or 4))
+            return int(self.batch_size)  # NumPy's integers are none for torch.split
+        return int(-(-self.n_steps * self.n_envs // (self.n_minibatches or 4)))
 
     @property
     def sequence_minibatches(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,9 +32,11 @@ def check_settings(algorithm: PPO) -> None:
     """
     Refuse settings that cannot work, alone or together.
 
+    :raises StrlTypeError: for a setting of the wrong kind
     :raises StrlValueError: naming the settings and what to change
     """
     name = type(algorithm).__name__
+    _check_kinds(name, algorithm)
     given = {
         "schedule": algorithm.schedule,
         "timeout_bootstrap": algorithm.timeout_bootstrap,
@@ -43,9 +47,41 @@ def check_settings(algorithm: PPO) -> None:
             raise StrlValueError(f"{name}: {key} is {value!r}. Known: {list(_CHOICES[key])}.")
     _check_sizes(name, algorithm)
     _check_numbers(name, algorithm)
+    _check_rates(name, algorithm)
     _check_precision(name, algorithm)
     _check_schedule(name, algorithm)
     _check_normalisation(name, algorithm)
+
+
+def _check_kinds(name: str, algorithm: PPO) -> None:
+    """Refuse texts, and numbers with a point where things are counted."""
+    counts: dict[str, Any] = {"n_steps": algorithm.n_steps, "n_epochs": algorithm.n_epochs}
+    given: dict[str, Any] = {
+        "gamma": algorithm.gamma,
+        "gae_lambda": algorithm.gae_lambda,
+        "ent_coef": algorithm.ent_coef,
+        "vf_coef": algorithm.vf_coef,
+        "max_grad_norm": algorithm.max_grad_norm,
+    }
+    optional_counts = {
+        "n_minibatches": algorithm.n_minibatches,
+        "batch_size": algorithm.batch_size,
+        "sequence_length": algorithm.sequence_length,
+    }
+    optional = {"desired_kl": algorithm.desired_kl, "target_kl": algorithm.target_kl}
+    counts.update((key, value) for key, value in optional_counts.items() if value is not None)
+    given.update((key, value) for key, value in optional.items() if value is not None)
+    for key, value in counts.items():
+        if not isinstance(value, numbers.Integral):
+            raise StrlTypeError(
+                f"{name}: {key} is {value!r}. Expected a whole number: pass an int, e.g. "
+                f"{key}=int({key})."
+            )
+    for key, value in given.items():
+        if not isinstance(value, numbers.Real):
+            raise StrlTypeError(
+                f"{name}: {key} is {value!r}. Expected a number: pass a float, not a text."
+            )
 
 
 def _check_sizes(name: str, algorithm: PPO) -> None:
@@ -91,6 +127,35 @@ def _check_numbers(name: str, algorithm: PPO) -> None:
             f"{name}: clip_min_std is {algorithm.clip_min_std}. Give a number, or one per action "
             f"dimension, of which this environment has {width}; none may be negative."
         )
+
+
+def _check_rates(name: str, algorithm: PPO) -> None:
+    """Refuse what is neither a number nor a schedule, and numbers out of range."""
+    rates: dict[str, Any] = {
+        "learning_rate": algorithm.learning_rate,
+        "clip_range": algorithm.clip_range,
+        "clip_range_vf": algorithm.clip_range_vf,
+    }
+    if algorithm.clip_range_vf is None:
+        del rates["clip_range_vf"]
+    for key, value in rates.items():
+        is_number = isinstance(value, int | float)
+        if not is_number and not callable(value):
+            raise StrlTypeError(
+                f"{name}: {key} is {value!r}. Expected a number, or a function of the remaining "
+                f"progress such as {key}=lambda left: 1e-3 * left; texts such as 'lin_0.001' are "
+                "for configuration files."
+            )
+        first = value if is_number else float(value(1.0))
+        # A schedule may be 0: rl_zoo3 loads models with one, to look at them.
+        zero_works = key == "learning_rate" or not is_number
+        if not (0.0 <= first < math.inf) or (first == 0.0 and not zero_works):
+            what = "a number of at least 0" if key == "learning_rate" else "a positive number"
+            hint = "; None disables it" if key == "clip_range_vf" else ""
+            raise StrlValueError(
+                f"{name}: {key} is {first}{'' if is_number else ' at the start'}. Expected {what}"
+                f"{hint}, e.g. {key}={'1e-3' if key == 'learning_rate' else '0.2'}."
+            )
 
 
 def _check_precision(name: str, algorithm: PPO) -> None:

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_strl import APPO, PPO
 from sb3_strl.algorithms.ppo_kwargs import PPOKwargs
-from sb3_strl.common.errors import StrlValueError
+from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from tests.envs.toy import PointMass
 
 SMALL = {"net_arch": [8]}
@@ -87,11 +87,50 @@ def test_size_of_minibatches(options: dict, size: int) -> None:
         ({"clip_min_std": [0.1, 0.1, 0.1]}, r"clip_min_std is \[0.1, 0.1, 0.1\].* has 2"),
         ({"schedule": "adaptive", "desired_kl": 0.0}, "desired_kl is 0.0. It must be positive"),
         ({"target_kl": -1.0}, "target_kl is -1.0. It must be positive"),
+        ({"clip_range": -0.2}, "clip_range is -0.2. Expected a positive number"),
+        ({"clip_range": 0}, "clip_range is 0. Expected a positive number"),
+        ({"clip_range": lambda _: -0.2}, "clip_range is -0.2 at the start. Expected a positive"),
+        ({"clip_range_vf": -1}, "clip_range_vf is -1. Expected a positive number; None disables"),
+        ({"clip_range_vf": 0.0}, "clip_range_vf is 0.0. Expected .* None disables it"),
+        ({"clip_range_vf": lambda left: -left}, "clip_range_vf is -1.0 at the start"),
+        ({"learning_rate": -1}, "learning_rate is -1. Expected a number of at least 0, e.g."),
+        ({"learning_rate": float("nan")}, "learning_rate is nan. Expected a number of at least"),
     ],
 )
 def test_numbers_that_cannot_work(options: dict, message: str) -> None:
     with pytest.raises(StrlValueError, match=f"^PPO: {message}"):
         PPO("MlpPolicy", PointMass(4), policy_kwargs=SMALL, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"n_steps": 8.0},
+            r"n_steps is 8\.0\. Expected a whole number: pass an int, e.g. n_steps=int",
+        ),
+        ({"n_epochs": 2.0}, r"n_epochs is 2\.0\. Expected a whole number"),
+        ({"n_epochs": None}, "n_epochs is None. Expected a whole number"),
+        ({"batch_size": "8"}, "batch_size is '8'. Expected a whole number"),
+        ({"sequence_length": 2.5}, "sequence_length is 2.5. Expected a whole number"),
+        ({"ent_coef": "auto"}, "ent_coef is 'auto'. Expected a number: pass a float, not a text"),
+        ({"gamma": "0.99"}, "gamma is '0.99'. Expected a number"),
+        ({"target_kl": "0.1"}, "target_kl is '0.1'. Expected a number"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'. Expected a number, or a function"),
+        ({"clip_range": None}, "clip_range is None. Expected a number, or a function"),
+    ],
+)
+def test_settings_of_the_wrong_kind(options: dict, message: str) -> None:
+    with pytest.raises(StrlTypeError, match=f"^PPO: {message}"):
+        PPO("MlpPolicy", PointMass(4), policy_kwargs=SMALL, **options)
+
+
+def test_numbers_of_numpy_and_schedules_of_zero_are_let_through() -> None:
+    counts = {"n_steps": np.int64(8), "n_epochs": np.int32(2), "batch_size": np.int64(4)}
+    model = PPO("MlpPolicy", PointMass(4), policy_kwargs=SMALL, ent_coef=np.float32(0.1), **counts)
+    model.learn(32)
+    # What rl_zoo3 replaces before it looks at a model.
+    PPO("MlpPolicy", PointMass(4), learning_rate=0.0, clip_range=lambda _: 0.0)
 
 
 def test_infinite_action_bounds_are_refused() -> None:
