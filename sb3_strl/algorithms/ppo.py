@@ -75,7 +75,7 @@ class PPO(TensorOnPolicyAlgorithm):
     :param target_kl: stop the epochs when the approximate KL exceeds 1.5 times this, as in SB3;
         costs one host transfer per minibatch
     :param clip_min_std: floor of the action noise after every optimizer step, number or one per
-        action dimension
+        action dimension; a heteroscedastic policy has ``std_range`` instead
     :param timeout_bootstrap: value of a time-out: of the true last observation (``"terminal"``), of
         the observation before the step (``"last_value"``), none (``"none"``), or the best that the
         environment allows (``"auto"``)

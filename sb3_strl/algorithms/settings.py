@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
 from sb3_strl.objectives.base import Objective
+from sb3_strl.policies.distributions import DiagonalGaussianHead, GaussianHead
 
 if TYPE_CHECKING:
     from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
@@ -213,9 +214,11 @@ def check_policy(algorithm: PPO) -> None:
     """
     Refuse settings that the policy cannot be trained with.
 
-    :raises StrlValueError: if minibatches cannot hold whole sequences, or nothing could be learned
+    :raises StrlValueError: if minibatches cannot hold whole sequences, nothing could be learned, or
+        the action noise cannot have the floor that was asked for
     """
     name, policy = type(algorithm).__name__, algorithm.policy
+    _check_floor(name, algorithm)
     if policy.is_deterministic and algorithm.using_ppo:
         raise StrlValueError(
             f"{name}: {type(policy).__name__} acts with its mean, where the gradient of the "
@@ -238,6 +241,20 @@ def check_policy(algorithm: PPO) -> None:
             f"sequences and there are {sequences.n_sequences}: {sequences.n_envs} environments "
             f"times {sequences.n_chunks} pieces of {sequences.length} steps. Use fewer, more "
             "environments or a smaller sequence_length."
+        )
+
+
+def _check_floor(name: str, algorithm: PPO) -> None:
+    """Refuse a floor of a standard deviation that is no parameter, but computed in every state."""
+    head = algorithm.policy.action_head
+    if not isinstance(head, DiagonalGaussianHead) or isinstance(head, GaussianHead):
+        return
+    if float(np.max(algorithm.clip_min_std)) > head.std_range[0]:
+        raise StrlValueError(
+            f"{name}: clip_min_std is {algorithm.clip_min_std}, but a {type(head).__name__} "
+            "computes its standard deviation in every state, within "
+            f"std_range={head.std_range}. Leave clip_min_std out and set the range instead: "
+            "policy_kwargs=dict(distribution_kwargs=dict(std_range=(smallest, largest)))."
         )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch as th
 
 from sb3_strl import PPO
+from sb3_strl.common.errors import StrlValueError
 from sb3_strl.policies.gaussian import HeteroscedasticGaussianHead
 from tests.envs.robot import RobotToy
 from tests.integration.test_matrix import KWARGS, watch_first_minibatch
@@ -50,3 +51,13 @@ def test_the_choice_survives_a_file(tmp_path) -> None:
     head = PPO.load(tmp_path / "model").policy.action_head
     assert isinstance(head, HeteroscedasticGaussianHead)
     assert head.std_range == model.policy.action_head.std_range
+
+
+@pytest.mark.parametrize("floor", [0.2, [0.01, 0.2]])
+def test_a_floor_that_would_have_no_effect_is_refused(floor) -> None:
+    ranged = {"std_range": (0.1, 2.0)}
+    kwargs = {"distribution_class": "heteroscedastic", "distribution_kwargs": ranged}
+    message = r"^PPO: clip_min_std is .* std_range=\(0\.1, 2\.0\)\. Leave clip_min_std out and set"
+    with pytest.raises(StrlValueError, match=message):
+        PPO("MlpPolicy", RobotToy(2), n_steps=4, clip_min_std=floor, policy_kwargs=kwargs)
+    PPO("MlpPolicy", RobotToy(2), n_steps=4, clip_min_std=0.1, policy_kwargs=kwargs)
