@@ -39,7 +39,8 @@ class MotionPriorOptions:
     :param discriminator_batch_size: rows of either side, drawn with replacement from every
         minibatch, that the discriminator learns from; ``None``, or more than there are, for all
     :param discriminator_optimizer: ``"separate"``, or ``"joint"`` to add its loss to the policy's,
-        as the literature's code often does
+        as the literature's code often does; the policy's learning rate and gradient bound then hold
+        for both, and nothing decays
     :param amp_replay_size: rows of past policy features to mix in; 0 for none
     :param expert_source: ``"env"`` for the group of the ``expert`` set, a
         :class:`~sb3_strl.data.MotionLibrary`, or any :class:`~sb3_strl.objectives.ExpertSource`
@@ -145,6 +146,7 @@ class AdversarialMotionPrior(Objective):
                 f"APPO: discriminator_optimizer is {options.discriminator_optimizer!r}. Known: "
                 "['separate', 'joint']."
             )
+        self._check_joint()
         if self.discriminator.spec.task_reward_lerp == 0.0:
             warnings.warn(
                 "APPO: task_reward_lerp is 0, so the task reward is discarded and only style "
@@ -152,6 +154,26 @@ class AdversarialMotionPrior(Objective):
                 "Set policy_kwargs=dict(amp_discriminator=dict(task_reward_lerp=0.5)) to mix them.",
                 stacklevel=2,
             )
+
+    def _check_joint(self) -> None:
+        """Refuse what only an optimizer of its own would heed."""
+        options, defaults = self.options, MotionPriorOptions()
+        if options.discriminator_optimizer != "joint":
+            return
+        rate, decay = options.discriminator_learning_rate, options.discriminator_weight_decay
+        bound = options.discriminator_max_grad_norm
+        unheard = {
+            "discriminator_learning_rate": (rate, defaults.discriminator_learning_rate),
+            "discriminator_weight_decay": (tuple(decay), defaults.discriminator_weight_decay),
+            "discriminator_max_grad_norm": (bound, defaults.discriminator_max_grad_norm),
+        }
+        for name, (value, default) in unheard.items():
+            if value != default:
+                raise StrlValueError(
+                    f"APPO: {name} is {value}, but discriminator_optimizer='joint' steps with the "
+                    f"policy's optimizer, which does not heed it. Leave it at {default}, or use "
+                    "discriminator_optimizer='separate'."
+                )
 
     def bind(self, env: TensorVecEnv) -> None:
         """Find the features of both sides in an environment, and compare their names and widths."""

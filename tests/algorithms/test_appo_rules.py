@@ -152,6 +152,19 @@ def test_joint_mode_trains_both_with_one_optimizer() -> None:
     assert not th.equal(before, model.policy.discriminator.head.weight)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("discriminator_learning_rate", 1e-7),
+        ("discriminator_weight_decay", (0.5, 0.5)),
+        ("discriminator_max_grad_norm", 0.1),
+    ],
+)
+def test_joint_mode_refuses_what_its_optimizer_does_not_heed(name: str, value: object) -> None:
+    with pytest.raises(StrlValueError, match=f"{name} is .*='joint' .*Leave it at .*='separate'"):
+        make(discriminator_optimizer="joint", **{name: value})
+
+
 def test_the_shared_normaliser_learns_once_per_update_and_is_frozen_in_between() -> None:
     model = make()
     count = model.policy.discriminator.normalizer.count
