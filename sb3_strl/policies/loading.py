@@ -96,6 +96,10 @@ def _find(path: str | Path) -> Path:
     for candidate in (file, file.with_name(f"{file.name}.zip")):
         if candidate.is_file():
             return candidate
+    if file.is_dir():
+        raise StrlValueError(
+            f"load_policy: {file} is a folder. Expected a file in it, e.g. {file / 'model.zip'}."
+        )
     raise StrlValueError(
         f"load_policy: there is no file {file}. Expected a policy or a model saved by this library."
     )

@@ -71,6 +71,8 @@ def test_mistakes_exit_with_1_and_a_sentence(
     assert "Did you mean 'n_steps'" in complaint(capsys)
     assert main(["evaluate", str(tmp_path / "none.zip"), "--env", "Pendulum-v1"]) == 1
     assert "there is no file" in complaint(capsys)
+    assert main(["evaluate", str(tmp_path), "--env", "Pendulum-v1"]) == 1
+    assert f"is a folder. Expected a file in it, e.g. {tmp_path / 'model.zip'}" in complaint(capsys)
     assert not list(tmp_path.iterdir())
 
 

@@ -371,6 +371,11 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_policy(tmp_path / "nothing")
 
 
+def test_a_folder_is_answered_with_the_file_in_it(tmp_path: Path) -> None:
+    with pytest.raises(StrlValueError, match=r"is a folder\. Expected a file in it, .*model\.zip"):
+        load_policy(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
