@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_strl.common.errors import StrlValueError
+
 MemoryState = th.Tensor | tuple[th.Tensor, th.Tensor]
 """State of one memory: ``(L, N, H)`` for a GRU, a pair (hidden, cell) of those for an LSTM."""
 
@@ -79,6 +81,22 @@ def map_state(function: Callable[[th.Tensor], th.Tensor], state: MemoryState) ->
 def leaves(state: MemoryState) -> tuple[th.Tensor, ...]:
     """Return the tensors of one memory's state."""
     return (state,) if isinstance(state, th.Tensor) else state
+
+
+def check_rows(state: PolicyState, n_envs: int) -> None:
+    """
+    Refuse the state of another number of environments.
+
+    :raises StrlValueError: naming both numbers
+    """
+    for part in state:
+        for leaf in () if part is None else leaves(part):
+            if leaf.shape[1] != n_envs:
+                raise StrlValueError(
+                    f"predict: the state is that of {leaf.shape[1]} environments, but there are "
+                    f"{n_envs} observations. Pass the state that the call before returned for the "
+                    "same environments, or state=None when they begin."
+                )
 
 
 def _to_tensor(value: Any, device: th.device) -> th.Tensor:

@@ -12,7 +12,7 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_strl.common.errors import StrlValueError
-from sb3_strl.common.memory_state import MemoryState, PolicyState
+from sb3_strl.common.memory_state import MemoryState, PolicyState, check_rows
 from sb3_strl.common.segments import SINGLE_GROUP
 from sb3_strl.common.sequences import EpisodeMap
 from sb3_strl.common.types import TensorDict
@@ -229,6 +229,7 @@ class TensorActorCritic(ActorCriticPolicy):
             :class:`~sb3_strl.common.memory_state.PolicyState` of arrays; ``None`` for zeros
         :param episode_start: rows whose state is forgotten first
         :return: actions, and the new state (``None`` for a policy without memory)
+        :raises StrlValueError: if the state is that of another number of environments
         """
         sample = next(iter(observation.values())) if isinstance(observation, dict) else observation
         is_tensor = isinstance(sample, th.Tensor)
@@ -240,6 +241,8 @@ class TensorActorCritic(ActorCriticPolicy):
             observation, is_batch = self.obs_to_tensor(observation)
         groups = self.as_groups(observation)
         before = None if state is None else PolicyState.from_any(state, self.device)
+        if before is not None:
+            check_rows(before, len(next(iter(groups.values()))))
         starts = None if episode_start is None else th.as_tensor(episode_start, device=self.device)
         with th.no_grad():
             actions, after = self.act(groups, before, starts, deterministic)

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_strl import PPO
+from sb3_strl.common.errors import StrlValueError
 from sb3_strl.common.memory_state import PolicyState
 from sb3_strl.common.sequences import EpisodeMap
 from sb3_strl.policies import StrlPolicy
@@ -231,3 +232,13 @@ def test_a_compiler_leaves_it_alone() -> None:
         packed = th.zeros(sum(batch_sizes), 3), memory.initial_state(2), th.tensor(batch_sizes)
         assert compiled(*packed)[0].shape == (sum(batch_sizes), 4)
     assert not graphs
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_state_belongs_to_as_many_environments_as_there_are_observations(kind: str) -> None:
+    policy = _policy(kind, th.float32)
+    obs = {group: rows[0].numpy() for group, rows in _rollout(policy, th.float32).items()}
+    _, state = policy.predict(obs)
+    fewer = {group: rows[:3] for group, rows in obs.items()}
+    with pytest.raises(StrlValueError, match="is that of 5 environments, but there are 3 observ"):
+        policy.predict(fewer, state=state)
