@@ -203,6 +203,9 @@ LEGACY_ALIASES: dict[str, str] = {
 }
 """Names of st_rl's classes, and of Stable-Baselines3's policies for images."""
 
+_DICT_NAMES = {"MultiInputPolicy": "MlpPolicy", "MultiInputLstmPolicy": "MlpLstmPolicy"}
+"""What Stable-Baselines3 has for Dict observations, which every policy takes here."""
+
 _NOT_TRAINABLE: dict[str, str] = {
     "MutexPolicy": "MutexPolicy",
     "FieldMutexPolicy": "FieldMutexPolicy",
@@ -281,6 +284,12 @@ def resolve_policy_name(
         raise StrlValueError(
             f"{where}: '{name}' chooses among trained policies and cannot be trained itself. Build "
             f"sb3_strl.policies.{cls}([...]) and call its predict, or pass it as a teacher."
+        )
+    if name in _DICT_NAMES:
+        raise StrlValueError(
+            f"{where}: unknown policy '{name}'. Use '{_DICT_NAMES[name]}', which takes Dict "
+            "observations, too; its actor reads the group 'policy', or those that "
+            'policy_kwargs=dict(obs_groups={"actor": [...]}) names.'
         )
     close = _close_names(name, known)
     hint = f" Did you mean {' or '.join(repr(item) for item in close)}?" if close else ""

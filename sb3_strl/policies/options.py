@@ -57,6 +57,34 @@ def refuse_sde(policy: str, use_sde: bool) -> None:
         )
 
 
+def _widths(name: str, given: Any) -> tuple[int, ...]:
+    """Return hidden widths."""
+    if isinstance(given, list | tuple) and any(isinstance(width, Mapping) for width in given):
+        raise StrlTypeError(
+            f"Policy: {name} is {given}, as older Stable-Baselines3 spelt it. Write "
+            "net_arch=dict(pi=[...], vf=[...]); actor and critic share no layers."
+        )
+    try:
+        widths = [int(width) for width in given]
+    except (TypeError, ValueError):
+        widths = None
+    if widths is None or widths != list(given):
+        raise StrlTypeError(
+            f"Policy: {name} is {given!r}. Expected a list of whole numbers, e.g. [256, 256]."
+        )
+    return tuple(widths)
+
+
+def _exp(log_std_init: float) -> float:
+    try:
+        return math.exp(log_std_init)
+    except (OverflowError, TypeError) as error:
+        raise StrlValueError(
+            f"Policy: log_std_init is {log_std_init!r}, the logarithm of the actions' standard "
+            "deviation. Expected a small number: 0.0 for 1, -1.0 for 0.37."
+        ) from error
+
+
 def resolve_net_options(
     *,
     net_arch: Sequence[int] | Mapping[str, Sequence[int]] | None,
@@ -70,8 +98,9 @@ def resolve_net_options(
     """
     Bring SB3's, rsl_rl's and our names for the same things together.
 
-    :raises StrlValueError: if two synonyms disagree
-    :raises StrlTypeError: if ``net_arch`` has keys other than ``pi`` and ``vf``
+    :raises StrlValueError: if two synonyms disagree, or ``log_std_init`` is too large
+    :raises StrlTypeError: if ``net_arch`` has keys other than ``pi`` and ``vf``, or widths are no
+        whole numbers
     """
     arch: dict[str, tuple[int, ...]] = {}
     if isinstance(net_arch, Mapping):
@@ -80,13 +109,13 @@ def resolve_net_options(
             raise StrlTypeError(
                 f"Policy: net_arch has unknown keys {unknown}. Known keys: ['pi', 'vf']."
             )
-        arch = {key: tuple(int(width) for width in value) for key, value in net_arch.items()}
+        arch = {key: _widths(f"net_arch['{key}']", value) for key, value in net_arch.items()}
     elif net_arch is not None:
-        arch = {key: tuple(int(width) for width in net_arch) for key in ("pi", "vf")}
-    pi = None if actor_hidden_dims is None else tuple(int(width) for width in actor_hidden_dims)
-    vf = None if critic_hidden_dims is None else tuple(int(width) for width in critic_hidden_dims)
+        arch = dict.fromkeys(("pi", "vf"), _widths("net_arch", net_arch))
+    pi = None if actor_hidden_dims is None else _widths("actor_hidden_dims", actor_hidden_dims)
+    vf = None if critic_hidden_dims is None else _widths("critic_hidden_dims", critic_hidden_dims)
     first = None if activation is None else get_activation_cls(activation)
-    std = None if log_std_init is None else math.exp(log_std_init)
+    std = None if log_std_init is None else _exp(log_std_init)
     return NetOptions(
         pi=_agree(("net_arch['pi']", arch.get("pi")), ("actor_hidden_dims", pi), _DEFAULT_HIDDEN),
         vf=_agree(("net_arch['vf']", arch.get("vf")), ("critic_hidden_dims", vf), _DEFAULT_HIDDEN),

@@ -132,8 +132,10 @@ def visual_to_encoder(
     if not names:
         shapes = {segment.name: segment.shape for segment in actor}
         raise StrlValueError(
-            f"VisualSpec: the actor reads no image, only {shapes}. Declare an image's shape as "
-            "(channels, height, width) in obs_segments, e.g. a depth image as (1, 48, 64)."
+            f"VisualSpec: the actor reads no image, only {shapes}. A policy whose name has "
+            "'Visual', or 'CnnPolicy', needs one: name an image group, policy_kwargs=dict("
+            'obs_groups={"actor": [...]}), or declare the shape of an image as (channels, height, '
+            "width) in obs_segments, e.g. (1, 48, 64). Without images use 'MlpPolicy'."
         )
     theirs: str | tuple[str, ...] | None = None
     if spec.critic == "shared":

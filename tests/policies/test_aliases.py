@@ -121,6 +121,8 @@ def test_a_fresh_process_finds_a_generated_class() -> None:
         ("StateAcRecurent", r"Did you mean 'StateAcRecurrent'"),
         ("qqq", r"unknown policy 'qqq'\. Expected a policy class, or a name of the form"),
         ("Policy", r"unknown policy 'Policy'"),
+        ("MultiInputPolicy", "Use 'MlpPolicy', which takes Dict observations, too"),
+        ("MultiInputLstmPolicy", "Use 'MlpLstmPolicy', which takes Dict observations, too"),
         ("FieldMutexPolicy", r"'FieldMutexPolicy' chooses among trained policies.*teacher"),
         ("ActorCriticClimbMutex", r"Build sb3_strl.policies.ClimbMutexPolicy\("),
     ],

@@ -71,3 +71,24 @@ def test_synonyms_that_disagree(given: dict, message: str) -> None:
 def test_net_arch_has_two_keys() -> None:
     with pytest.raises(StrlTypeError, match=r"unknown keys \['qf'\]\. Known keys: \['pi', 'vf'\]"):
         resolve(net_arch={"qf": [4]})
+
+
+@pytest.mark.parametrize("layers", [[{"pi": [8], "vf": [8]}], [64, {"pi": [8], "vf": [8]}]])
+def test_the_older_spelling_of_net_arch_is_answered_with_the_newer(layers: list) -> None:
+    with pytest.raises(StrlTypeError, match=r"as older .* Write net_arch=dict\(pi=\[\.\.\.\], vf="):
+        resolve(net_arch=layers)
+
+
+@pytest.mark.parametrize("widths", [64, "64", [8.5], ["x"], [None]])
+@pytest.mark.parametrize("name", ["net_arch", "actor_hidden_dims"])
+def test_widths_are_whole_numbers(name: str, widths: object) -> None:
+    with pytest.raises(StrlTypeError, match=f"{name} is .* Expected a list of whole numbers"):
+        resolve(**{name: widths})
+
+
+@pytest.mark.parametrize("value", [1000, "-1"])
+def test_a_logarithm_that_is_none_is_a_sentence(value: object) -> None:
+    with pytest.raises(
+        StrlValueError, match=r"log_std_init is .*Expected a small number: 0\.0 for"
+    ):
+        resolve(log_std_init=value)

@@ -289,7 +289,9 @@ def test_bad_keywords(visual: dict, error: type[Exception], message: str) -> Non
 
 def test_names_that_are_no_images() -> None:
     with pytest.raises(
-        StrlValueError, match=r"the actor reads no image, only \{'policy': \(5,\)\}"
+        StrlValueError,
+        match=r"the actor reads no image, only \{'policy': \(5,\)\}\. .*'CnnPolicy', needs one: "
+        r"name an image group.*Without images use 'MlpPolicy'",
     ):
         VisualPolicy(box(5), box(2, bound=1.0), lambda _: 1e-3)
     with pytest.raises(StrlKeyError, match=r"unknown segment 'dept'\. Did you mean 'depth'"):
