@@ -20,6 +20,7 @@ from sb3_strl.algorithms.optim import adapt_learning_rate, clip_and_step
 from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.algorithms.settings import (
     check_policy,
+    check_policy_class,
     check_settings,
     find_proposer,
     make_lr_scheduler,
@@ -32,7 +33,6 @@ from sb3_strl.common.compilation import compile_mode
 from sb3_strl.common.errors import NonFiniteError
 from sb3_strl.objectives.base import Context, Objective
 from sb3_strl.objectives.rnd import RandomNetworkDistillation, RNDOptions
-from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.aliases import POLICY_ALIASES
 from sb3_strl.policies.distributions import GaussianHead
 from sb3_strl.policies.options import fold_legacy_kwargs
@@ -150,7 +150,7 @@ class PPO(TensorOnPolicyAlgorithm):
     ) -> None:
         policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
         super().__init__(
-            cast("type[StrlPolicy]", policy_class),
+            check_policy_class(type(self).__name__, policy_class),
             cast("GymEnv", env),  # None until load() or set_env() brings one
             learning_rate=learning_rate,
             n_steps=n_steps,

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from sb3_strl.algorithms.parallel import load_rank, save_rank
 from sb3_strl.algorithms.rollout import RolloutCollector
 from sb3_strl.algorithms.training_state import RandomState, ResumePoint, TrainingState
-from sb3_strl.algorithms.transfer import StateDictTransform, transform_parameters
+from sb3_strl.algorithms.transfer import StateDictTransform, check_parameters, transform_parameters
 from sb3_strl.common import distributed
 from sb3_strl.common.episode_stats import EpisodeStats
 from sb3_strl.common.errors import StrlValueError
@@ -169,10 +169,17 @@ class SavedAlgorithm(OnPolicyAlgorithm):
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
-        """Load weights and optimizers, not the point where a run stopped; see SB3."""
+        """
+        Load weights and optimizers, not the point where a run stopped; see SB3.
+
+        :raises StrlValueError: if another algorithm saved them
+        """
         transform: StateDictTransform | None = vars(self).pop("_state_dict_transform", None)
         if transform is not None and isinstance(load_path_or_dict, dict):
             load_path_or_dict = transform_parameters(load_path_or_dict, self.policy, transform)
+        if isinstance(load_path_or_dict, dict) and exact_match:
+            names = self._get_torch_save_params()[0]
+            check_parameters(type(self).__name__, load_path_or_dict, names)
         point = self._loaded_point
         super().set_parameters(load_path_or_dict, exact_match, device)
         if "_is_loading" not in vars(self):

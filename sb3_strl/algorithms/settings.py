@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import warnings
@@ -14,9 +15,11 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_strl.common.errors import StrlTypeError, StrlValueError, suggest
+from sb3_strl.common.errors import StrlTypeError, StrlValueError, check_known, suggest
 from sb3_strl.objectives.base import Objective
+from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.distributions import DiagonalGaussianHead, GaussianHead
+from sb3_strl.policies.options import fold_legacy_kwargs
 
 if TYPE_CHECKING:
     from sb3_strl.algorithms.base import TensorOnPolicyAlgorithm
@@ -29,6 +32,24 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def check_policy_class(name: str, policy_class: object) -> type[StrlPolicy]:
+    """
+    Return a policy's class, which must be one that this library trains.
+
+    :param name: of the algorithm, for the message
+    :param policy_class: what was given, or what a file says
+    :raises StrlTypeError: if it is another
+    """
+    if isinstance(policy_class, type) and issubclass(policy_class, StrlPolicy):
+        return policy_class
+    given = policy_class.__qualname__ if isinstance(policy_class, type) else repr(policy_class)
+    raise StrlTypeError(
+        f"{name}: the policy is {given}. Expected a name such as 'MlpPolicy', or a subclass of "
+        "sb3_strl.policies.StrlPolicy. Models of stable_baselines3 are loaded by its own classes, "
+        "e.g. stable_baselines3.PPO.load(path)."
+    )
+
+
 def check_settings(algorithm: PPO) -> None:
     """
     Refuse settings that cannot work, alone or together.
@@ -37,6 +58,7 @@ def check_settings(algorithm: PPO) -> None:
     :raises StrlValueError: naming the settings and what to change
     """
     name = type(algorithm).__name__
+    _check_policy_kwargs(algorithm)
     _check_kinds(name, algorithm)
     given = {
         "schedule": algorithm.schedule,
@@ -52,6 +74,16 @@ def check_settings(algorithm: PPO) -> None:
     _check_precision(name, algorithm)
     _check_schedule(name, algorithm)
     _check_normalisation(name, algorithm)
+
+
+def _check_policy_kwargs(algorithm: PPO) -> None:
+    policy_class = algorithm.policy_class
+    parameters = inspect.signature(policy_class).parameters
+    if any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+        return  # a user's class, which checks them itself
+    known = list(parameters)[3:]  # after the spaces and the learning rate
+    given = fold_legacy_kwargs(algorithm.policy_kwargs)
+    check_known(f"{policy_class.__name__}: policy_kwargs", "keyword", given, known)
 
 
 def _check_kinds(name: str, algorithm: PPO) -> None:
@@ -75,8 +107,8 @@ def _check_kinds(name: str, algorithm: PPO) -> None:
     for key, value in counts.items():
         if not isinstance(value, numbers.Integral):
             raise StrlTypeError(
-                f"{name}: {key} is {value!r}. Expected a whole number: pass an int, e.g. "
-                f"{key}=int({key})."
+                f"{name}: {key} is {value!r}. Expected a whole number: pass an int, not a "
+                "float or a text."
             )
     for key, value in given.items():
         if not isinstance(value, numbers.Real):
@@ -152,10 +184,11 @@ def _check_rates(name: str, algorithm: PPO) -> None:
         zero_works = key == "learning_rate" or not is_number
         if not (0.0 <= first < math.inf) or (first == 0.0 and not zero_works):
             what = "a number of at least 0" if key == "learning_rate" else "a positive number"
+            example = "1e-3" if key == "learning_rate" else "0.2"
             hint = "; None disables it" if key == "clip_range_vf" else ""
             raise StrlValueError(
-                f"{name}: {key} is {first}{'' if is_number else ' at the start'}. Expected {what}"
-                f"{hint}, e.g. {key}={'1e-3' if key == 'learning_rate' else '0.2'}."
+                f"{name}: {key} is {first}{'' if is_number else ' at the start'}. Expected {what}, "
+                f"e.g. {example}{hint}."
             )
 
 

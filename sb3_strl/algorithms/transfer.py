@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch as th
 from torch import nn
 
-from sb3_strl.common.errors import StrlTypeError
+from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.types import TensorDict
 
 StateDictTransform = Callable[[TensorDict, TensorDict], TensorDict]
 """Returns the weights to load, given those of the file and those of the new policy."""
+
+
+_SAVED_BY = {"motion_prior": "APPO", "distillation": "TPPO"}
+
+
+def check_parameters(name: str, given: Collection[str], expected: Collection[str]) -> None:
+    """
+    Refuse what another algorithm saved.
+
+    :param name: of the algorithm that loads
+    :param given: names of the state dicts to load
+    :param expected: names of those that the algorithm saves
+    :raises StrlValueError: if there are others
+    """
+    unknown = sorted(set(given) - set(expected))
+    if not unknown:
+        return
+    owners = sorted({_SAVED_BY.get(key.partition(".")[0], "") for key in unknown} - {""})
+    by = f", {' or '.join(owners)} or one derived from it" if owners else ""
+    raise StrlValueError(
+        f"{name}: these are parameters of another algorithm{by}: {unknown} are none of {name}'s. "
+        f"Expected {sorted(expected)}. Load the file with the class that saved it."
+    )
 
 
 def transform_parameters(

@@ -309,7 +309,7 @@ def test_unknown_names() -> None:
         PPO("MlpPolicy", PointMass(4), n_step=3)
     with pytest.raises(TypeError, match="bc_coef"):
         APPO("AmpPolicy", PointMass(4), bc_coef=3)
-    with pytest.raises(TypeError, match="netarch"):
+    with pytest.raises(StrlTypeError, match=r"unknown keyword 'netarch'\. Did you mean"):
         PPO("MlpPolicy", PointMass(4), policy_kwargs={"netarch": [8]})
     with pytest.raises(StrlValueError, match="Did you mean 'EncoderAmpPolicy'"):
         APPO("EncodrAmpPolicy", PointMass(4))

@@ -90,7 +90,7 @@ def test_size_of_minibatches(options: dict, size: int) -> None:
         ({"clip_range": -0.2}, "clip_range is -0.2. Expected a positive number"),
         ({"clip_range": 0}, "clip_range is 0. Expected a positive number"),
         ({"clip_range": lambda _: -0.2}, "clip_range is -0.2 at the start. Expected a positive"),
-        ({"clip_range_vf": -1}, "clip_range_vf is -1. Expected a positive number; None disables"),
+        ({"clip_range_vf": -1}, "clip_range_vf is -1. Expected a positive number, e.g. 0.2; None"),
         ({"clip_range_vf": 0.0}, "clip_range_vf is 0.0. Expected .* None disables it"),
         ({"clip_range_vf": lambda left: -left}, "clip_range_vf is -1.0 at the start"),
         ({"learning_rate": -1}, "learning_rate is -1. Expected a number of at least 0, e.g."),
@@ -107,7 +107,7 @@ def test_numbers_that_cannot_work(options: dict, message: str) -> None:
     [
         (
             {"n_steps": 8.0},
-            r"n_steps is 8\.0\. Expected a whole number: pass an int, e.g. n_steps=int",
+            r"n_steps is 8\.0\. Expected a whole number: pass an int, not",
         ),
         ({"n_epochs": 2.0}, r"n_epochs is 2\.0\. Expected a whole number"),
         ({"n_epochs": None}, "n_epochs is None. Expected a whole number"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import stable_baselines3
 import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_strl import PPO
-from sb3_strl.common.errors import StrlTypeError
+from sb3_strl import APPO, PPO
+from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.common.types import TensorDict
-from tests.envs.toy import Balance
+from tests.envs.toy import Balance, PointMass
 
 
 @pytest.fixture
@@ -72,3 +74,21 @@ def test_a_transform_that_returns_nothing(saved: PPO, tmp_path: Path) -> None:
 def test_missing_weights_are_refused(saved: PPO, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="Missing key"):
         PPO.load(tmp_path / "model", state_dict_transform=lambda source, target: {})
+
+
+def test_the_file_of_another_algorithm_is_refused(tmp_path: Path) -> None:
+    APPO("AmpPolicy", PointMass(2), policy_kwargs={"net_arch": [8]}).save(tmp_path / "amp")
+    message = r"^PPO: these are parameters of another algorithm, APPO or .*\['motion_prior.optimi"
+    with pytest.raises(StrlValueError, match=message):
+        PPO.load(tmp_path / "amp")
+
+
+def test_models_of_stable_baselines3_are_left_to_it(tmp_path: Path) -> None:
+    stable_baselines3.PPO("MlpPolicy", "Pendulum-v1").save(tmp_path / "theirs")
+    message = r"^PPO: the policy is ActorCriticPolicy\. Expected .* stable_baselines3\.PPO\.load"
+    with pytest.raises(StrlTypeError, match=message):
+        PPO.load(tmp_path / "theirs")
+    with pytest.raises(StrlTypeError, match=message):
+        PPO(ActorCriticPolicy, "Pendulum-v1")
+    with pytest.raises(StrlTypeError, match=r"the policy is None\. Expected a name such as"):
+        PPO(None, "Pendulum-v1")
