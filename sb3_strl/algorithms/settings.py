@@ -17,6 +17,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError, check_known, suggest
 from sb3_strl.objectives.base import Objective
+from sb3_strl.objectives.estimation import Estimation
+from sb3_strl.objectives.motion_prior import AdversarialMotionPrior
 from sb3_strl.policies.actor_critic import StrlPolicy
 from sb3_strl.policies.distributions import DiagonalGaussianHead, GaussianHead
 from sb3_strl.policies.options import fold_legacy_kwargs
@@ -252,6 +254,7 @@ def check_policy(algorithm: PPO) -> None:
     """
     name, policy = type(algorithm).__name__, algorithm.policy
     _check_floor(name, algorithm)
+    _warn_of_untrained_parts(name, algorithm)
     if policy.is_deterministic and algorithm.using_ppo:
         raise StrlValueError(
             f"{name}: {type(policy).__name__} acts with its mean, where the gradient of the "
@@ -274,6 +277,23 @@ def check_policy(algorithm: PPO) -> None:
             f"sequences and there are {sequences.n_sequences}: {sequences.n_envs} environments "
             f"times {sequences.n_chunks} pieces of {sequences.length} steps. Use fewer, more "
             "environments or a smaller sequence_length."
+        )
+
+
+def _warn_of_untrained_parts(name: str, algorithm: PPO) -> None:
+    policy, objectives = algorithm.policy, algorithm.objectives
+    untrained = []
+    if policy.discriminator is not None and not any(
+        isinstance(objective, AdversarialMotionPrior) for objective in objectives
+    ):
+        untrained.append(("a discriminator", "APPO or ATPPO"))
+    if policy.estimators and not any(isinstance(objective, Estimation) for objective in objectives):
+        untrained.append(("an estimator", "EstimatorPPO or another Estimator... class"))
+    for part, algorithms in untrained:
+        warnings.warn(
+            f"{name}: the policy {type(policy).__name__} has {part}, which {name} does not train. "
+            f"Use {algorithms}, or a policy without it.",
+            stacklevel=5,
         )
 
 

@@ -1,6 +1,7 @@
 """Defaults, sizes and combinations of settings."""
 
 import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_strl import APPO, PPO
 from sb3_strl.algorithms.ppo_kwargs import PPOKwargs
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
+from tests.envs.robot import RobotToy
 from tests.envs.toy import PointMass
 
 SMALL = {"net_arch": [8]}
@@ -218,3 +220,29 @@ def test_the_entropy_coefficient_scales_the_entropy_gradient() -> None:
         grads.append(model.policy.action_head.std_param.grad.clone())
     assert th.allclose(grads[1] - grads[0], th.full((2,), -0.1), atol=1e-5)
     assert th.allclose(grads[2] - grads[0], th.full((2,), -0.2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("alias", "algorithm", "part", "trainers"),
+    [
+        ("AmpPolicy", PPO, "a discriminator", "APPO or ATPPO"),
+        ("EstimatorPolicy", PPO, "an estimator", "EstimatorPPO or another"),
+        ("EstimatorAmpPolicy", APPO, "an estimator", "EstimatorPPO or another"),
+    ],
+)
+def test_a_part_that_nobody_trains_is_warned_of(
+    alias: str, algorithm: type[PPO], part: str, trainers: str
+) -> None:
+    estimator = {"obs_components": ["proprio"], "target_components": ["velocity"]}
+    options = {"estimator": estimator} if "Estimator" in alias else {}
+    name = algorithm.__name__
+    message = f"{name}: the policy {alias} has {part}, which {name} does not train. Use {trainers}"
+    with pytest.warns(UserWarning, match=message):
+        algorithm(alias, RobotToy(4), policy_kwargs={**SMALL, **options})
+
+
+@pytest.mark.parametrize(("alias", "algorithm"), [("MlpPolicy", PPO), ("AmpPolicy", APPO)])
+def test_parts_that_are_trained_are_not_warned_of(alias: str, algorithm: type[PPO]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*does not train")
+        algorithm(alias, RobotToy(4), policy_kwargs=SMALL)
