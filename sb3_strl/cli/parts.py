@@ -11,6 +11,7 @@ import torch as th
 from sb3_strl.cli.values import check_text_keys, check_values, hints_of
 from sb3_strl.common.errors import check_known
 from sb3_strl.policies.discriminator import DiscriminatorSpec
+from sb3_strl.policies.distributions import RSL_RL_OPTIONS, GaussianHead
 from sb3_strl.policies.estimation import EstimatorSpec
 from sb3_strl.policies.memory import MemorySpec
 from sb3_strl.policies.networks import Conv2dHeadModel, MlpModel
@@ -34,7 +35,8 @@ Hints = dict[str, Any]
 
 def fitting_parts(where: str, policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return a policy's keywords; what its parts and its optimiser are told is known and fits.
+    Return a policy's keywords; what its parts, distribution and optimiser are told is known and
+    fits.
 
     ``null`` is left to the parts, most of which take it for "as if it were not there".
 
@@ -46,11 +48,24 @@ def fitting_parts(where: str, policy_kwargs: Mapping[str, Any]) -> dict[str, Any
     for name, part in _PARTS.items():
         if isinstance(found.get(name), Mapping):
             found[name] = _fitting_part(f"{where}: {name}", name, part, found[name])
+    options = found.get("distribution_kwargs")
+    if isinstance(options, Mapping) and not isinstance(found.get("distribution_class"), type):
+        name = f"{where}: distribution_kwargs"
+        found["distribution_kwargs"] = _fitting_distribution(name, options)
     options = found.get("optimizer_kwargs")
     if isinstance(options, Mapping) and found.get("optimizer_class") is None:
         hints = _options_of(th.optim.Adam)
         found["optimizer_kwargs"] = _fitting(f"{where}: optimizer_kwargs", options, hints)
     return found
+
+
+def _fitting_distribution(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    hints = hints_of(GaussianHead, GaussianHead) | {"std_range": tuple[float, float]}
+    del hints["action_dim"]
+    hints |= {theirs: hints[ours] for theirs, ours in RSL_RL_OPTIONS.items()}
+    check_text_keys(where, given)
+    check_known(where, "option", given, list(hints))
+    return check_values(where, given, hints)
 
 
 def _fitting_part(where: str, name: str, part: type, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ _RSL_RL_CLASSES: dict[str, type[DiagonalGaussianHead]] = {
     "GaussianDistribution": GaussianHead,
     "HeteroscedasticGaussianDistribution": HeteroscedasticGaussianHead,
 }
-_RSL_RL_OPTIONS = {"init_std": "init_noise_std", "std_type": "noise_std_type"}
+RSL_RL_OPTIONS = {"init_std": "init_noise_std", "std_type": "noise_std_type"}
+"""Our names for rsl_rl's arguments of a Gaussian."""
 
 
 def make_action_head(
@@ -116,7 +117,7 @@ def _make_box_head(
             "noise_std_type": noise_std_type or default_type,
         }
         for name, value in given.items():
-            ours = _RSL_RL_OPTIONS.get(name, name)
+            ours = RSL_RL_OPTIONS.get(name, name)
             if ours != name and ours in given:
                 raise StrlValueError(
                     f"{cls.__name__}: distribution_kwargs has both '{name}' and '{ours}', which "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from torch import nn
@@ -20,6 +21,15 @@ _MIN_STD = 1e-6
 
 StdType = Literal["log", "scalar"]
 """Whether a network or parameter holds the logarithm of the standard deviation or itself."""
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float | np.number)
+
+
+def _is_pair(given: Any) -> bool:
+    is_list = isinstance(given, Sequence | np.ndarray) and len(given) == 2
+    return is_list and all(_is_number(limit) for limit in given)
 
 
 class DiagonalGaussianHead(ActionHead):
@@ -50,18 +60,19 @@ class DiagonalGaussianHead(ActionHead):
     ) -> None:
         super().__init__(input_dim, {"mean": (action_dim,), "std": (action_dim,)}, action_dim)
         where = type(self).__name__
-        if not init_noise_std > 0:
+        if not _is_number(init_noise_std) or not init_noise_std > 0:
             raise StrlValueError(
-                f"{where}: init_noise_std is {init_noise_std}. It must be positive."
+                f"{where}: init_noise_std is {init_noise_std!r}. It must be positive: pass a "
+                "number such as 0.5."
             )
         if noise_std_type not in ("log", "scalar"):
             raise StrlValueError(
                 f"{where}: noise_std_type is {noise_std_type!r}. Known types: ['log', 'scalar']."
             )
-        if len(std_range) != 2 or not max(std_range[0], _MIN_STD) < std_range[1]:
+        if not _is_pair(std_range) or not max(std_range[0], _MIN_STD) < std_range[1]:
             raise StrlValueError(
-                f"{where}: std_range is {tuple(std_range)}. Expected (smallest, largest), the "
-                f"largest above {_MIN_STD} and above the smallest."
+                f"{where}: std_range is {std_range!r}. Expected two numbers, (smallest, largest), "
+                f"the largest above {_MIN_STD} and above the smallest."
             )
         low, high = max(float(std_range[0]), _MIN_STD), float(std_range[1])
         if not low <= init_noise_std <= high:

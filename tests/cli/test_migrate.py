@@ -90,6 +90,17 @@ def test_rsl_rl_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert options["policy_kwargs"]["distribution_kwargs"] == {"init_std": 0.5}
 
 
+def test_values_of_a_distribution_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {
+        "actor": {"distribution_cfg": {"class_name": "GaussianDistribution", "std_range": "x"}},
+        "critic": {}, "algorithm": {"class_name": "PPO"}, "obs_groups": {"actor": ["policy"]},
+    }  # fmt: skip
+    assert main(["migrate", str(write(tmp_path, config)), "--out", str(tmp_path / "out")]) == 1
+    assert "std_range is 'x'. Expected a list of 2 numbers" in capsys.readouterr().err
+
+
 def test_one_segment_may_be_a_text(tmp_path: Path) -> None:
     policy = PENDULUM["policy"] | {"class_name": "EncoderActorCritic"}
     config = PENDULUM | {"policy": policy | {"encoder_component_names": "scan"}}

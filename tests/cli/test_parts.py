@@ -37,6 +37,11 @@ VALID: list[dict[str, Any]] = [
     {"estimator": {**ESTIMATOR, "obs_components": "proprio", "normalize_targets": None}},
     {"adaptor": {"obs_components": ["proprio"], "target_components": ["mass"], "replace_prob": 1}},
     {"amp_discriminator": {"hidden_dims": [], "normalizer_until": 10.0, "wgan_eta": 1}},
+    {"distribution_kwargs": {"std_range": [0.1, 2], "learn_std": False, "noise_std_type": "log"}},
+    {
+        "distribution_class": "HeteroscedasticGaussianDistribution",
+        "distribution_kwargs": {"init_std": 0.5, "std_type": "log"},
+    },
     {"optimizer_kwargs": {"betas": [0.9, 0.95], "eps": 1e-5, "fused": None}},
     {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}},
 ]
@@ -81,6 +86,20 @@ def test_what_a_policy_takes_is_let_through(part: dict[str, Any]) -> None:
         ),
         ({"visual": {"kernel_sizes": 3}}, r"visual: kernel_sizes is 3. Expected a list"),
         ({"visual": {"kwargs": {3: 3}}}, r"visual: kwargs: the key 3 is no text"),
+        (
+            {"distribution_kwargs": {"std_range": "x"}},
+            r"distribution_kwargs: std_range is 'x'. Expected a list of 2 numbers",
+        ),
+        ({"distribution_kwargs": {"std_range": [0.1, None]}}, r"std_range is \[0.1, None\]. Exp"),
+        ({"distribution_kwargs": {"std_range": None}}, r"std_range is None. Expected a list of 2"),
+        ({"distribution_kwargs": {"learn_std": 3}}, r"learn_std is 3. Expected true or false"),
+        ({"distribution_kwargs": {"init_std": "x"}}, r"init_std is 'x'. Expected a number"),
+        ({"distribution_kwargs": {"std_type": 3}}, r"std_type is 3. Expected one of \['log', 'sc"),
+        (
+            {"distribution_kwargs": {"stdrange": [0.1, 1]}},
+            r"distribution_kwargs: unknown option 'stdrange'. Did you mean 'std_range'",
+        ),
+        ({"distribution_kwargs": {3: 3}}, r"distribution_kwargs: the key 3 is no text"),
         ({"optimizer_kwargs": {"eps": "x"}}, r"optimizer_kwargs: eps is 'x'. Expected a number"),
         ({"optimizer_kwargs": {"betas": [0.9]}}, r"betas is \[0.9\]. Expected a list of 2 values"),
         ({"optimizer_kwargs": {"epz": 1}}, r"optimizer_kwargs: unknown option 'epz'. Did you mean"),
@@ -101,6 +120,7 @@ def test_numbers_are_whole_where_they_must_be() -> None:
     ("part", "message"),
     [
         ({"optimizer_kwargs": {"eps": -1}}, r"FlatAdam refuses optimizer_kwargs .*'eps': -1"),
+        ({"log_std_init": 1000}, r"log_std_init is 1000.*Expected a small number: 0.0 for 1"),
         ({"visual": {"strides": [0, 1]}}, r"stride \(0, 0\).*Expected positive ints"),
         ({"visual": {"channels": [0, 1]}}, r"channels is \[0, 1\]. Expected positive ints"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -236,8 +237,13 @@ def test_options_out_of_range_are_refused(cls: type[ActionHead]) -> None:
         cls(2, std_range=(1.0, 0.5))
     with pytest.raises(StrlValueError, match=rf"{name}: init_noise_std is 2.0, but std_range"):
         cls(2, 2.0, std_range=(0.1, 1.0))
-    with pytest.raises(StrlValueError, match=rf"{name}: init_noise_std is -1"):
-        cls(2, -1)
+    for std in (-1, "x", None):
+        with pytest.raises(StrlValueError, match=rf"{name}: init_noise_std is .*must be positive"):
+            cls(2, std)
+    for given in ("xy", 3, [1], ["a", 1], [1, None]):
+        with pytest.raises(StrlValueError, match=rf"{name}: std_range is .*Expected two numbers"):
+            cls(2, std_range=given)
+    assert cls(2, std_range=np.array([0.1, 2.0])).std_range == (0.1, 2.0)
     with pytest.raises(StrlValueError, match=rf"{name}: noise_std_type is 'std'"):
         cls(2, 1.0, "std")
 
