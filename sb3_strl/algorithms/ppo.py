@@ -368,7 +368,7 @@ class PPO(TensorOnPolicyAlgorithm):
         batches = (
             buffer.get_sequences(self.sequence_minibatches, self.generator)
             if self.policy.is_recurrent
-            else buffer.get(self.batch_size, self.generator, count)
+            else buffer.get(self.minibatch_size, self.generator, count)
         )
         for batch in batches:
             if not self._minibatch(batch):

@@ -327,7 +327,7 @@ class RolloutBuffer(DictRolloutBuffer):
             raise StrlValueError(f"RolloutBuffer: batch_size is {size}. It must be positive.")
         order = th.randperm(total, generator=generator, device=self.device)
         stored = order.to(self.storage_device)  # once, not for every minibatch
-        n_parts = None if n_minibatches is None else min(n_minibatches, total)
+        n_parts = None if n_minibatches is None else min(int(n_minibatches), total)
         parts = [
             both.split(size) if n_parts is None else both.tensor_split(n_parts)
             for both in (order, stored)
