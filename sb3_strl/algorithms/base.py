@@ -198,17 +198,28 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
             self.episode_stats.reset()
             self.collector.state = self.policy.initial_state(self.n_envs)
         if not reset_num_timesteps and point is not None:
-            point.random.restore(self.generator)  # after SB3's reset, which may draw numbers
-            if not fresh:
-                self._last_episode_starts = point.episode_starts
-                self.collector.state = PolicyState.from_any(point.policy_state, self.device)
-                self.episode_stats.load_state_dict(point.episode_stats)
-                assert self.ep_info_buffer is not None
-                self.ep_info_buffer.clear()
-                self.ep_info_buffer.extend(point.episodes)
-                for objective in self.objectives:
-                    objective.load_rollout_state(point.objectives.get(objective.name))
+            self._take_up(point, fresh)
         return result
+
+    def _take_up(self, point: ResumePoint, fresh: bool) -> None:
+        """Go on from a point, with an environment that could be put back to it or a fresh one."""
+        point.random.restore(self.generator)  # after SB3's reset, which may draw numbers
+        assert self.ep_info_buffer is not None
+        self.ep_info_buffer.clear()
+        self.ep_info_buffer.extend(point.episodes)
+        if not fresh:
+            self._last_episode_starts = point.episode_starts
+        elif not self.is_pretraining or len(point.episode_starts) != self.n_envs:
+            return
+        self.collector.state = PolicyState.from_any(point.policy_state, self.device)
+        self.episode_stats.load_state_dict(point.episode_stats)
+        for objective in self.objectives:
+            objective.load_rollout_state(point.objectives.get(objective.name))
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the next rollout comes from elsewhere than the environment."""
+        return False
 
     def _begin_anew(self) -> None:
         """Forget the run before; the environment is reset next."""

@@ -264,6 +264,33 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, at: int, poli
         assert th.equal(value, again.policy.state_dict()[name]), name
 
 
+class Forgetful(Watched):
+    """Cannot tell its state, as environments of Gymnasium."""
+
+    def get_state(self) -> None:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore:TPPO. the file holds no state for this environment")
+@pytest.mark.parametrize("using_ppo", [True, False])
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpGruPolicy"])
+def test_the_place_in_the_dataset_does_not_need_the_environment(
+    tmp_path: Path, policy: str, using_ppo: bool
+) -> None:
+    folder, source = demonstrate(tmp_path / "data"), trained()
+    options = {"policy": policy, "using_ppo": using_ppo, "pretrain_iterations": 4}
+    whole = make(folder, Forgetful(), teacher=source, **options)
+    whole.learn(4 * T * 4)
+    part = make(folder, Forgetful(), teacher=source, **options)
+    part.learn(2 * T * 4)
+    part.save(tmp_path / "m.zip")
+    again = TPPO.load(tmp_path / "m.zip", Forgetful(), teacher=source, pretrain_dataset=folder)
+    again.learn(2 * T * 4, reset_num_timesteps=False)
+    assert again.env.n_steps == 0
+    for name, value in whole.policy.state_dict().items():
+        assert th.equal(value, again.policy.state_dict()[name]), name
+
+
 def test_a_model_is_loaded_without_its_demonstrations(tmp_path: Path) -> None:
     source = trained()
     model = make(demonstrate(tmp_path / "data"), teacher=source).learn(T * 4)
