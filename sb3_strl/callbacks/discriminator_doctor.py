@@ -37,7 +37,8 @@ class DiscriminatorDoctor(BaseCallback):
     each side. Medians over ``window`` rollouts are judged; the first row that holds is the verdict:
 
     ===================== ==================================================================
-    ``collapsed``         the style reward spans less than 2 % of its scale over all windows
+    ``collapsed``         the style reward spans less than 2 % of its scale over all windows, or
+                          a measure of one of the rollouts is NaN
     ``overfit on expert`` accuracy on windows trained on - on others > 0.15
     ``underfit``          accuracy < 0.65, and a linear classifier is better by 0.15
     ``saturated``         accuracy of both sides >= 0.95 and ``style_share < 0.1``

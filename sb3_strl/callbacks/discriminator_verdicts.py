@@ -60,8 +60,13 @@ class Measures(NamedTuple):
 
     @classmethod
     def median(cls, several: Sequence[Measures]) -> Measures:
-        """Return the median of every number."""
-        return cls(*(median(values) for values in zip(*several, strict=True)))
+        """Return the median of every number; NaN if one of them is, since it has no rank."""
+        return cls(*(_median(values) for values in zip(*several, strict=True)))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the logits are finite, and no number is NaN."""
+        return math.isfinite(self.margin) and not any(map(math.isnan, self))
 
 
 class Settings(NamedTuple):
@@ -88,7 +93,7 @@ def diagnose(m: Measures) -> Verdict:
 
     :param m: preferably a median, single rollouts are noisy
     """
-    if not math.isfinite(m.margin) or m.style_span < MIN_SPAN:
+    if not m.is_finite or m.style_span < MIN_SPAN:
         return "collapsed"
     if m.seen_accuracy - m.unseen_accuracy > MIN_GAP:
         return "overfit on expert"
@@ -136,8 +141,11 @@ def _calm_down(m: Measures, settings: Settings) -> list[str]:
 
 
 def _let_go(m: Measures, settings: Settings) -> list[str]:
-    if not math.isfinite(m.margin):
-        return ["The logits are NaN or infinite: lower discriminator_learning_rate."]
+    if not m.is_finite:
+        return [
+            "Its logits, style rewards or gradients are NaN or infinite: lower "
+            "discriminator_learning_rate."
+        ]
     return [
         f"Lower discriminator_grad_pen, now {settings.grad_pen:g}, and "
         f"discriminator_weight_decay, now {settings.weight_decay:g}: they outweigh what there is "
@@ -167,6 +175,10 @@ def _generalise(m: Measures, settings: Settings) -> list[str]:
         f"discriminator_weight_decay, now {settings.weight_decay:g}.",
         "Fewer hidden_dims, fewer n_epochs.",
     ]
+
+
+def _median(values: Sequence[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else median(values)
 
 
 def _sharp(m: Measures) -> list[str]:

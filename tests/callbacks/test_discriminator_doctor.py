@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from typing import Any, NamedTuple
@@ -95,6 +96,7 @@ def test_a_broken_run_is_recognised(verdict: str) -> None:
         ("healthy", {"expert_accuracy": 1.0, "policy_accuracy": 0.94, "style_share": 0.05}),
         ("collapsed", {"style_span": 0.01}),
         ("collapsed", {"margin": math.nan}),
+        ("collapsed", {"style_share": math.nan}),
         ("overfit on expert", {"seen_accuracy": 0.9, "unseen_accuracy": 0.7}),
         ("healthy", {"seen_accuracy": 0.7, "unseen_accuracy": 0.9}),
         ("underfit", {"expert_accuracy": 0.6, "policy_accuracy": 0.6, "probe_accuracy": 0.8}),
@@ -104,6 +106,17 @@ def test_a_broken_run_is_recognised(verdict: str) -> None:
 )
 def test_verdicts_by_numbers(verdict: str, changes: dict[str, float]) -> None:
     assert diagnose(FIT._replace(**changes)) == verdict
+
+
+@pytest.mark.parametrize("n_broken", [1, 2, 3])
+def test_a_rollout_of_nan_shows_whenever_it_was(n_broken: int) -> None:
+    broken = Measures(0.0, 0.0, *[math.nan] * 9)
+    for order in set(itertools.permutations([broken] * n_broken + [FIT] * (5 - n_broken))):
+        medians = Measures.median(order)
+        assert math.isnan(medians.margin)
+        assert medians.expert_accuracy == (0.0 if n_broken == 3 else 0.9)
+        assert diagnose(medians) == "collapsed"
+        assert "NaN" in advise("collapsed", medians, SETTINGS)[0]
 
 
 def test_advice_names_settings_and_evidence() -> None:
