@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
@@ -50,7 +51,8 @@ class GymnasiumVecEnv(SimulatorVecEnv):
     :param masked_reset: whether ``reset`` obeys ``options={"reset_mask": ...}``. ``None``: yes for
         Gymnasium's own classes and in disabled mode, whose definition asks for it
     :raises StrlTypeError: if it is no vector environment, or its observations are no Box or Dict
-    :raises StrlValueError: if environments in next-step mode cannot be reset one by one
+    :raises StrlValueError: if environments in next-step mode cannot be reset one by one, also
+        because of a wrapper
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class GymnasiumVecEnv(SimulatorVecEnv):
                 "or a reset() that takes options={'reset_mask': ...}. Make it so, or pass "
                 "masked_reset=True if it does."
             )
+        if self.mode is not AutoresetMode.SAME_STEP:
+            _check_wrappers(env, where)
         actions = bound_actions(env.single_action_space, where, action_bound)
         SimulatorVecEnv.__init__(
             self,
@@ -248,6 +252,18 @@ def _can_mask(env: Any, mode: AutoresetMode, masked_reset: bool | None) -> bool:
     if masked_reset is not None:
         return masked_reset
     return mode is AutoresetMode.DISABLED or _is_gymnasiums_own(env.unwrapped)
+
+
+def _check_wrappers(env: Any, where: str) -> None:
+    """Refuse wrappers that reset all environments or none: one raises, one forgets the others."""
+    while isinstance(env, gym.vector.VectorWrapper):
+        if isinstance(env, NormalizeObservation | NormalizeReward):
+            raise StrlValueError(
+                f"{where}: the environment is wrapped in {type(env).__name__}, which cannot reset "
+                "some environments alone. Expected wrappers that can. Take it off, and normalise "
+                "afterwards: VecNormalize(make_vec(env)), of Stable-Baselines3."
+            )
+        env = env.env
 
 
 def _time_limit(env: Any) -> int | None:

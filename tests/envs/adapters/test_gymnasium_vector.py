@@ -11,7 +11,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
+from gymnasium.wrappers.vector import (
+    DictInfoToList,
+    NormalizeObservation,
+    NormalizeReward,
+    RecordEpisodeStatistics,
+)
 
 from sb3_strl import PPO, make_vec
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
@@ -280,6 +285,22 @@ def test_batches_that_cannot_reset_some_are_refused() -> None:
     make_vec(Batch(AutoresetMode.NEXT_STEP), action_bound=1.0, masked_reset=True)
     with pytest.raises(StrlValueError, match="resets in the next step"):
         make_vec(Batch(), action_bound=1.0)  # Gymnasium's default
+
+
+@pytest.mark.parametrize("wrapper", [NormalizeObservation, NormalizeReward])
+def test_wrappers_that_cannot_reset_some_are_refused(wrapper: Any) -> None:
+    env = RecordEpisodeStatistics(wrapper(SyncVectorEnv(clocks())))
+    with pytest.raises(StrlValueError, match=rf"{wrapper.__name__}, which.*VecNormalize\(make_vec"):
+        make_vec(env)
+    with pytest.raises(StrlValueError, match=wrapper.__name__):
+        make_vec(env, masked_reset=True)
+
+
+def test_rewards_may_be_normalised_where_nobody_resets_from_outside() -> None:
+    env = make_vec(NormalizeReward(SyncVectorEnv(clocks(), autoreset_mode="SameStep")))
+    env.reset_tensor()
+    ends = [env.step_tensor(th.zeros(env.num_envs, 1)).terminated.any() for _ in range(6)]
+    assert any(ends)
 
 
 def test_unknown_modes_are_refused() -> None:
