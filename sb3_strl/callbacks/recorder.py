@@ -206,7 +206,7 @@ class DemonstrationRecorder:
         if self._n_rows == self.rollout_storage_length:
             self.flush()
         if self._obs is None:
-            if self.seed is not None:
+            if self.seed is not None and not self.num_timesteps:
                 self.env.seed(self.seed)
             self._obs = self.env.reset_tensor()
         actions, extras = self.decide(self._obs, self._starts)
@@ -260,13 +260,21 @@ class DemonstrationRecorder:
         """
         Write what is remembered to disk.
 
-        :raises NonFiniteError: if the environment or the policy said NaN; these steps are dropped
+        :raises NonFiniteError: if the environment or the policy said NaN; these steps are dropped,
+            unfinished trajectories end before them, and all environments begin new episodes
         """
         n, has_final = self._n_rows, self._has_final
         self._n_rows, self._has_final = 0, True
-        self.episodes.extend(self.stats.flush())
         if not n:
             return
+        try:
+            self._write(n, has_final)
+        except Exception:
+            self._begin_anew()
+            raise
+        self.episodes.extend(self.stats.flush())
+
+    def _write(self, n: int, has_final: bool) -> None:
         rows = {name: value[:n].cpu().numpy() for name, value in self._rows.items()}
         named = {"actions", "rewards", "terminated", "truncated"}
         self.writer.write(
@@ -278,6 +286,13 @@ class DemonstrationRecorder:
             _under(_FINAL, rows) if has_final else None,
             {k: v for k, v in rows.items() if k not in named and not k.startswith((_OBS, _FINAL))},
         )
+
+    def _begin_anew(self) -> None:
+        """Let no trajectory reach over steps that are lost."""
+        self.writer.close()
+        self.stats.reset()
+        self._obs = None
+        self._starts = th.ones_like(self._starts)
 
     def close(self) -> None:
         """Write what is left, complete or remove the unfinished trajectories, write the totals."""

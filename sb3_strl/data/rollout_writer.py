@@ -239,7 +239,11 @@ class RolloutWriter:
         self.dump_metadata()
 
     def close(self) -> None:
-        """Complete or remove the unfinished trajectories and write the totals."""
+        """
+        Complete or remove the unfinished trajectories and write the totals.
+
+        What is written afterwards begins new ones.
+        """
         for env, writer in enumerate(self._writers):
             if writer is None:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -258,6 +259,34 @@ def test_nan_is_refused_and_the_rest_is_whole(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="'obs/policy' holds NaN"):
         record(tmp_path, env, Fixed(0.1, 2))
     assert sum(len(t) for t in read_rollouts(tmp_path)) == 40
+
+
+class Hiccup(Tape):
+    """Says NaN once, as a reward of the sixth step."""
+
+    def step_tensor(self, actions: th.Tensor) -> Any:
+        step = super().step_tensor(actions)
+        step.rewards[1] = math.nan if len(self.tape) == 6 else step.rewards[1]
+        return step
+
+
+# Episodes of 3, 4 and 5 steps. Of the first 4 steps 12 frames are kept, or 7 if only whole episodes
+# are; steps 5 to 8 are lost; of the 8 after the restart it is 24, or 3 + 3 + 4 + 4 + 5.
+@pytest.mark.parametrize(("save_partial", "n_frames"), [(True, 12 + 24), (False, 7 + 19)])
+def test_no_trajectory_spans_lost_steps(tmp_path: Path, save_partial: bool, n_frames: int) -> None:
+    policy = Fixed()
+    options: Any = {"save_partial": save_partial, "max_timesteps": 48, "seed": 3}
+    with DemonstrationRecorder(Hiccup(3), policy, tmp_path, 4, **options) as recorder:
+        with pytest.raises(NonFiniteError, match="'rewards' holds NaN"):
+            recorder.run()
+        recorder.run()
+        assert {episode["l"] for episode in recorder.episodes} == {3, 4, 5}
+        assert not math.isnan(recorder.log_values()["Episode/return_mean"])
+    found = [t.obs for t in read_rollouts(tmp_path)]
+    for obs in found:
+        assert [row.tolist() for row in obs] == [[*obs[0, :2], t] for t in range(len(obs))]
+    assert sum(len(obs) - 1 for obs in found) == n_frames
+    assert [t for t, call in enumerate(policy.calls) if call[2].all()] == [0, 8]  # memory, too
 
 
 def test_images_take_one_byte_and_come_back_within_half_a_step(tmp_path: Path) -> None:
