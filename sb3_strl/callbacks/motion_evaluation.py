@@ -15,7 +15,7 @@ from sb3_strl.callbacks.tensor_evaluation import Evaluation, TensorEvalCallback,
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.types import TensorStep
 from sb3_strl.data import Motion
-from sb3_strl.data.pose_error import cut_windows, pose_error, reference_cycle
+from sb3_strl.data.pose_error import pose_error, reference_cycle
 from sb3_strl.envs import TensorVecEnv
 from sb3_strl.policies.contract import TensorActorCritic
 
@@ -24,10 +24,7 @@ _FIELD = "joint_pos"
 
 class PoseRecorder:
     """
-    Joint angles of every environment's first episode.
-
-    A robot that has fallen keeps its last pose, so that falling early is not rewarded; what follows
-    a time-out does not count.
+    Joint angles of every environment's first episode, on its device.
 
     :param columns: of the joint angles among the features of a frame
     :param group: the observation group with the features, ``(n_envs, K, F)`` or ``(n_envs, F)``
@@ -36,25 +33,23 @@ class PoseRecorder:
     def __init__(self, columns: list[int], group: str) -> None:
         self.columns, self.group = th.tensor(columns), group
         self._frames: list[th.Tensor] = []
-        self._ends: th.Tensor | None = None
-        self._previous = th.zeros(0)
+        self._lengths = self._fell = th.zeros(0)
 
     def __call__(self, step: TensorStep, counted: th.Tensor) -> None:
         """Keep the poses after a step."""
         poses = self._poses(step.obs)
         ended = step.terminated | step.truncated
-        previous = self._previous if self._frames else poses
-        if step.final_obs is None:  # how the episode ended is not known
-            poses = th.where(ended.unsqueeze(1), previous, poses)
-        else:
+        if not self._frames:
+            self._lengths = th.zeros_like(ended, dtype=th.int64)
+            self._fell = th.zeros_like(ended)
+        if step.final_obs is not None:
             poses = th.where(ended.unsqueeze(1), self._poses(step.final_obs), poses)
-        counted = counted.to(poses.device)
-        self._previous = th.where(counted.unsqueeze(1), poses, previous)
-        if self._ends is None:
-            self._ends = th.full_like(ended, 2**31 - 1, dtype=th.int64)
-        cut = counted & step.truncated & ~step.terminated
-        self._frames.append(self._previous)
-        self._ends = th.where(cut, len(self._frames), self._ends)
+        elif self._frames:  # how the episode ended is not known
+            poses = th.where(ended.unsqueeze(1), self._frames[-1], poses)
+        self._frames.append(poses)
+        counted = counted.to(ended.device)
+        self._lengths += counted
+        self._fell |= counted & step.terminated
 
     def _poses(self, obs: dict[str, th.Tensor]) -> th.Tensor:
         features = obs[self.group]
@@ -62,11 +57,16 @@ class PoseRecorder:
         self.columns = self.columns.to(frame.device)  # moved once
         return frame.index_select(1, self.columns)
 
-    def result(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Return poses ``(time, n_envs, joints)``, rad, and how many of an environment count."""
-        assert self._ends is not None
-        poses = th.stack(self._frames).cpu().numpy().astype(np.float64)
-        return poses, self._ends.clamp(max=len(poses)).cpu().numpy()
+    def result(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any], npt.NDArray[Any]]:
+        """
+        Return what was recorded until the last episode ended.
+
+        :return: poses ``(time, n_envs, joints)``, rad; lengths of the episodes ``(n_envs,)``; and
+            ``(n_envs,)``, whether they ended by a fall
+        """
+        lengths = self._lengths.cpu().numpy()
+        poses = th.stack(self._frames[: lengths.max()]).cpu().numpy().astype(np.float64)
+        return poses, lengths, self._fell.cpu().numpy()
 
 
 class MotionEvalCallback(TensorEvalCallback):
@@ -78,6 +78,11 @@ class MotionEvalCallback(TensorEvalCallback):
     :func:`~sb3_strl.data.pose_error.pose_error`. The mean over windows and robots is logged as
     ``eval/pose_error_deg`` beside SB3's ``eval/mean_reward``. It is infinite, and no new best,
     where no window counts or a pose is not finite.
+
+    A robot that has fallen keeps its last pose until ``eval_env.max_episode_length``, so that
+    falling early is not rewarded, whatever becomes of the others; where the environment names no
+    limit, until one window is full. What follows a time-out does not count, and neither does what
+    is left of an episode after its last whole window.
 
     :param eval_env: environment whose ``feature_names`` name the joint angles ``joint_pos/...``
         and which knows ``frame_dt``, e.g. ``WalkerVecEnv``
@@ -95,7 +100,8 @@ class MotionEvalCallback(TensorEvalCallback):
     :param verbose: 0 silent, 1 info
     :raises StrlTypeError: if ``eval_env`` or the policy passes no tensors
     :raises StrlKeyError: if a joint of the motion is not among the features
-    :raises StrlValueError: if the motion does not loop or there is no ``frame_dt``
+    :raises StrlValueError: if the motion does not loop, there is no ``frame_dt``, or no window fits
+        into an episode after the warm-up
     """
 
     def __init__(
@@ -143,6 +149,27 @@ class MotionEvalCallback(TensorEvalCallback):
         self.columns = _joint_columns(self.motion, eval_env, group)
         self.group, self.warm_up, self.n_phases = group, warm_up, n_phases
         self.best_pose_error = self.last_pose_error = math.inf
+        self._check_time()
+
+    def _check_time(self) -> None:
+        """Refuse episodes in which nothing would count."""
+        limit = self._limit
+        if limit is not None and limit < self._first + len(self.cycle):
+            raise StrlValueError(
+                f"MotionEvalCallback: eval_env.max_episode_length is {limit}. Expected at least "
+                f"{self._first + len(self.cycle)} steps: {self._first} of warm_up={self.warm_up} s "
+                f"and {len(self.cycle)} of one cycle. Let episodes last longer, or lower warm_up."
+            )
+
+    @property
+    def _first(self) -> int:
+        """The first frame that counts."""
+        return round(self.warm_up / self.dt)
+
+    @property
+    def _limit(self) -> int | None:
+        assert isinstance(self.eval_env, TensorVecEnv)
+        return self.eval_env.max_episode_length
 
     def evaluate(self) -> Evaluation:
         """Run one episode of every environment and compare the poses."""
@@ -159,22 +186,31 @@ class MotionEvalCallback(TensorEvalCallback):
         metrics = {"eval/pose_error_deg": self.last_pose_error}
         return Evaluation(returns, lengths, [], metrics)
 
-    def measure(self, poses: npt.NDArray[Any], ends: npt.NDArray[Any]) -> float:
+    def measure(
+        self, poses: npt.NDArray[Any], lengths: npt.NDArray[Any], fell: npt.NDArray[Any]
+    ) -> float:
         """
         Return the pose error of some motions, degrees.
 
         :param poses: ``(time, n, joints)``, rad
-        :param ends: ``(n,)``, how many frames of each count
+        :param lengths: ``(n,)``, frames of each, at most ``time``
+        :param fell: ``(n,)``, whether the last pose is kept from there on
         """
-        length, first = len(self.cycle), round(self.warm_up / self.dt)
-        angles = np.rad2deg(poses)
-        frames = np.broadcast_to(np.arange(len(poses))[:, None, None], (*poses.shape[:2], 1))
-        windows = cut_windows(angles, length, first)
-        last = cut_windows(frames, length, first)[:, -1, 0].reshape(poses.shape[1], -1)
-        counts = (last < ends[:, None]).reshape(-1)
-        if not counts.any() or not np.isfinite(windows[counts]).all():
+        horizon = self._limit or self._first + len(self.cycle)
+        ends = np.where(fell, np.maximum(lengths, horizon), lengths)
+        n_windows = np.maximum(ends - self._first, 0) // len(self.cycle)
+        robots = np.repeat(np.arange(len(ends)), n_windows)
+        numbers = np.arange(len(robots)) - np.repeat(n_windows.cumsum() - n_windows, n_windows)
+        begins = np.minimum(self._first + numbers * len(self.cycle), lengths[robots] - 1)
+        # All windows after a fall are alike: one is compared, and weighs as much as all.
+        (robots, begins), weights = np.unique([robots, begins], axis=1, return_counts=True)
+        frames = begins[:, None] + np.arange(len(self.cycle))
+        frames = np.minimum(frames, lengths[robots, None] - 1)
+        windows = np.rad2deg(poses[frames, robots[:, None]])  # (windows, length, joints)
+        if not len(windows) or not np.isfinite(windows).all():
             return math.inf
-        return float(pose_error(windows[counts], self.cycle, self.n_phases).mean())
+        errors = pose_error(windows, self.cycle, self.n_phases)
+        return float(np.average(errors, weights=weights))
 
     def score(self, evaluation: Evaluation) -> float:
         """Return the negative pose error."""

@@ -89,15 +89,16 @@ def cut_windows(angles: npt.ArrayLike, length: int, first: int) -> Array:
     """
     Cut motions into windows that follow one another.
 
+    Where there is no room for one, the last pose is kept until it is full.
+
     :param angles: ``(time, n, joints)``
     :param length: frames per window
     :param first: frames to leave out at the beginning
     :return: ``(n * windows, length, joints)``; what is left at the end is dropped
     """
     frames = np.asarray(angles, dtype=np.float64)
-    if len(frames) < length:
-        frames = np.concatenate((frames, np.repeat(frames[-1:], length - len(frames), axis=0)))
-    first = min(first, len(frames) - length)
+    missing = max(0, first + length - len(frames))
+    frames = np.concatenate((frames, np.repeat(frames[-1:], missing, axis=0)))
     n_windows = (len(frames) - first) // length
     kept = frames[first : first + n_windows * length]
     split = kept.reshape(n_windows, length, *frames.shape[1:])

@@ -14,11 +14,11 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 import sb3_strl
 from sb3_strl import PPO
-from sb3_strl.callbacks import MotionEvalCallback
+from sb3_strl.callbacks import MotionEvalCallback, tensor_evaluation
 from sb3_strl.common.errors import StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.types import TensorDict
 from sb3_strl.data import Motion
-from sb3_strl.data.pose_error import reference_cycle
+from sb3_strl.data.pose_error import pose_error, reference_cycle
 from tests.envs.toy import PointMass, ToyVecEnv, box
 
 WALK = Path(sb3_strl.__file__).parent / "envs" / "assets" / "motions" / "walk.npz"
@@ -89,6 +89,58 @@ def test_a_fallen_robot_keeps_its_pose_and_a_time_out_ends_the_count() -> None:
     assert measure(cut) < 0.3
 
 
+def frozen(after: int) -> np.ndarray:
+    """Return ``(after, 1, joints)``: the reference, followed by who falls then."""
+    frames = [CYCLE[t % len(CYCLE)].double().numpy() for t in range(after)]
+    return np.stack(frames)[:, None]
+
+
+def test_falling_costs_the_same_whoever_else_survives() -> None:
+    # A limit of 65 frames less a warm-up of 5: three windows of 20.
+    callback = MotionEvalCallback(Player(max_episode_length=65), CLIP, warm_up=5 * DT)
+    fell, stood = frozen(25), frozen(65)
+    alone = callback.measure(fell, np.array([25]), np.array([True]))
+    kept = np.concatenate([fell, np.repeat(fell[-1:], 40, axis=0)])
+    rows = pose_error(kept[5:].reshape(3, 20, -1) * (180 / np.pi), callback.cycle)
+    assert rows[0] < 1e-4 < 5.0 < rows[1] == rows[2]
+    assert alone == pytest.approx(rows.mean())
+    both = np.concatenate([kept, stood], axis=1)
+    lengths, falls = np.array([25, 65]), np.array([True, False])
+    assert callback.measure(both, lengths, falls) == pytest.approx(rows.mean() / 2, abs=1e-4)
+
+
+def test_without_a_limit_a_fallen_robot_fills_one_window() -> None:
+    callback = MotionEvalCallback(Player(max_episode_length=None), CLIP, warm_up=5 * DT)
+    last = np.repeat(frozen(3)[-1:], 20, axis=0)[:, 0] * (180 / np.pi)
+    error = callback.measure(frozen(3), np.array([3]), np.array([True]))
+    assert error == pytest.approx(pose_error(last[None], callback.cycle)[0])
+
+
+def test_the_warm_up_never_counts() -> None:
+    callback = MotionEvalCallback(Player(max_episode_length=40), CLIP, warm_up=15 * DT)
+    poses, falls = frozen(38), np.array([False])
+    poses[:15] = np.nan
+    assert callback.measure(poses, np.array([38]), falls) < 1e-4
+    # A time-out leaves no whole window: nothing counts, not even the beginning.
+    assert callback.measure(frozen(34), np.array([34]), falls) == math.inf
+    with pytest.raises(StrlValueError, match=r"is 34. Expected at least 35 steps: 15 of warm_up="):
+        MotionEvalCallback(Player(max_episode_length=34), CLIP, warm_up=15 * DT)
+
+
+@pytest.mark.parametrize("every", [1, 7, 64])
+def test_how_often_the_ends_are_looked_at_does_not_matter(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def falling() -> Player:
+        env = Player(4, max_episode_length=70, termination_prob=0.1)
+        env.offset = 0.2
+        return env
+
+    expected = measure(falling())
+    monkeypatch.setattr(tensor_evaluation, "_CHECK_EVERY", every)
+    assert measure(falling()) == expected
+
+
 def test_the_best_model_is_the_closest_not_the_richest(tmp_path: Path) -> None:
     env = Player()
     offsets = [0.4, 0.1, 0.3, 0.2]
@@ -128,7 +180,7 @@ def test_a_pose_that_is_not_finite_is_no_best(tmp_path: Path) -> None:
 
 def test_the_walker_has_what_it_takes() -> None:
     env = sb3_strl.make_vec("sb3_strl/Walker-v0", n_envs=4, seed=0, n_threads=1)
-    env.max_episode_length = 80
+    env.max_episode_length = 120
     callback = MotionEvalCallback(env, WALK, eval_freq=2, eval_seed=0)
     model = make(sb3_strl.make_vec("sb3_strl/Walker-v0", n_envs=4, seed=0, n_threads=1))
     model.learn(8, callback=callback)

@@ -100,8 +100,8 @@ def test_windows_hold_consecutive_frames_of_one_robot() -> None:
 
 
 def test_window_of_a_short_motion_holds_its_last_pose() -> None:
-    windows = cut_windows(np.arange(3.0)[:, None, None], length=5, first=2)
-    np.testing.assert_array_equal(windows[..., 0], [[0, 1, 2, 2, 2]])
+    windows = cut_windows(np.arange(3.0)[:, None, None], length=5, first=1)
+    np.testing.assert_array_equal(windows[..., 0], [[1, 2, 2, 2, 2]])  # the first never counts
 
 
 # ------------------------------------------------------------------------------- evaluation
