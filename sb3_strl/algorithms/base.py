@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from sb3_strl.algorithms.guard import check_rollout
 from sb3_strl.algorithms.memory_use import gpu_memory_mb
-from sb3_strl.algorithms.parallel import agree, join, shared_fate
+from sb3_strl.algorithms.parallel import SharedProgressBar, agree, join, shared_fate
 from sb3_strl.algorithms.rollout import normalize_advantages
 from sb3_strl.algorithms.saving import SavedAlgorithm
 from sb3_strl.algorithms.settings import check_action_space
@@ -84,6 +84,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
             self._capture, self._keep_for_resume, lambda: self.lr_scheduler
         )
         self.is_collecting = False
+        self.finished_episodes: list[dict[str, float]] = []  # of the last rollout
         self._resume_point: ResumePoint | None = None
         self._loaded_point: ResumePoint | None = None
 
@@ -109,7 +110,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
 
     def _record_episodes(self) -> None:
         """Hand the episodes that ended in this rollout to SB3's log window; one transfer."""
-        episodes = self.episode_stats.flush()
+        self.finished_episodes = episodes = self.episode_stats.flush()
         if not self.reads_infos and self.ep_info_buffer is not None:
             self.ep_info_buffer.extend(episodes)
 
@@ -172,6 +173,14 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
             reset_num_timesteps,
             progress_bar and distributed.is_main(),
         )
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        """Use a progress bar that counts the steps of all processes; see SB3."""
+        if not progress_bar or distributed.world_size() == 1:
+            return super()._init_callback(callback, progress_bar)
+        given = callback if isinstance(callback, list) else [callback] if callback else []
+        made = [c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in given]
+        return super()._init_callback([*made, SharedProgressBar()])
 
     def _setup_learn(
         self,

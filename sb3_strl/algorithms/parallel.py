@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch as th
+from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
@@ -47,6 +48,14 @@ def join(model: TensorOnPolicyAlgorithm) -> None:
 
 def _check_alike(model: TensorOnPolicyAlgorithm) -> None:
     where = type(model).__name__
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None and normalize.training:
+        raise StrlValueError(
+            f"{where}: VecNormalize learns its statistics from the environments of one process, so "
+            "each of the processes would normalise in its own way. Expected the policy's "
+            "normaliser, which learns from all: policy_kwargs=dict(empirical_normalization=True). "
+            "A VecNormalize with training=False and the same file in all processes will do."
+        )
     parameters = sum(p.numel() for group in model.optimizer_groups() for p in group["params"])
     numbers = {
         "n_envs": model.n_envs,
@@ -86,6 +95,14 @@ def _shared_tensors(model: TensorOnPolicyAlgorithm) -> Iterator[th.Tensor]:
     for group in model.optimizer_groups():
         if isinstance(group["lr"], th.Tensor):
             yield group["lr"]
+
+
+class SharedProgressBar(ProgressBarCallback):
+    """SB3's, which counts the steps of one process only."""
+
+    def _on_step(self) -> bool:
+        self.pbar.update(self.training_env.num_envs * distributed.world_size())
+        return True
 
 
 # ---------------------------------------------------------------------- end together

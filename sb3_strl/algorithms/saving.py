@@ -97,6 +97,7 @@ class SavedAlgorithm(OnPolicyAlgorithm):
             "_last_episode_starts",
             "_last_original_obs",
             "is_collecting",
+            "finished_episodes",
             "_resume_point",
             "_loaded_point",
         ]

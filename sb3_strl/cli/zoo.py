@@ -23,6 +23,7 @@ _SCRIPTS = {
     "plot_from_file": "rl_zoo3.plots.plot_from_file",
     "all_plots": "rl_zoo3.plots.all_plots",
 }
+_DRAWING = ("matplotlib", "scipy", "seaborn")
 _HELP = f"""\
 usage: strl zoo SCRIPT ...
 
@@ -65,7 +66,8 @@ def run_with(arguments: Sequence[str]) -> int:
             f"strl zoo: unknown script '{script}'.{suggest(script, _SCRIPTS)} Known scripts: "
             f"{list(_SCRIPTS)}."
         )
-    missing = [name for name in ("rl_zoo3", "requests") if find_spec(name) is None]
+    needed = ["rl_zoo3", "requests", *(_DRAWING if "plot" in script else ())]
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise StrlTypeError(
             f"strl zoo: {missing} is not installed. Install it with pip install 'sb3_strl[zoo]'."

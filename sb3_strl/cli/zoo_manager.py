@@ -21,6 +21,7 @@ from sb3_strl import make_vec
 from sb3_strl.callbacks import TrialEvalCallback
 from sb3_strl.cli.config import read_yaml
 from sb3_strl.cli.zoo_files import check_options, check_teacher, default_config, zoo_algorithms
+from sb3_strl.cli.zoo_monitor import MonitorFile
 from sb3_strl.cli.zoo_samplers import convert_params, make_sampler
 from sb3_strl.common.errors import StrlTypeError, StrlValueError
 from sb3_strl.envs import TensorVecEnv
@@ -80,7 +81,7 @@ class StrlExperimentManager(ExperimentManager):
         :param no_log: write no files
         """
         env_id = self.env_name.gym_id
-        if self.algo not in zoo_algorithms() or env_id not in tensor_env_ids():
+        if not self._is_batch:
             return super().create_envs(n_envs, eval_env, no_log)
         if self.env_wrapper is not None or self.frame_stack is not None:
             raise StrlTypeError(
@@ -103,6 +104,22 @@ class StrlExperimentManager(ExperimentManager):
         if self.vec_env_wrapper is not None:
             env = self.vec_env_wrapper(env)
         return self._maybe_normalize(env, eval_env)
+
+    def create_callbacks(self) -> None:
+        """Make rl_zoo3's callbacks, and for a batch of tensors the one that writes monitor.csv."""
+        super().create_callbacks()  # type: ignore[no-untyped-call]
+        if self._is_batch and not self.optimize_hyperparameters:
+            if self.monitor_kwargs:
+                raise StrlTypeError(
+                    f"strl zoo: '{self.env_name.gym_id}' is a batch of tensors, so monitor_kwargs "
+                    f"{self.monitor_kwargs} do not fit. Expected none. Return what you want to see "
+                    'as extras["log"] of the environment.'
+                )
+            self.callbacks.append(MonitorFile(self.save_path, self.env_name.gym_id))
+
+    @property
+    def _is_batch(self) -> bool:
+        return self.algo in zoo_algorithms() and self.env_name.gym_id in tensor_env_ids()
 
     def objective(self, trial: Any) -> float:
         """

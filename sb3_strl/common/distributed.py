@@ -7,6 +7,7 @@ at least two.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -68,6 +69,8 @@ def start(timeout_s: float = 600.0) -> None:
         if n_local <= th.cuda.device_count() and dist.is_nccl_available():
             backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    # Left to the end of the interpreter its threads may still run, which aborts the process.
+    atexit.register(stop)
 
 
 def stop() -> None:

@@ -260,3 +260,25 @@ def test_spaces_of_discrete_observations_train() -> None:
     model.learn(256)
     assert model.rollout_buffer["obs/policy"].dtype == th.int64
     assert model.predict(np.array(3))[0] in (0, 1)
+
+
+def test_the_bar_counts_the_steps_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+
+    class Bar:
+        def __init__(self, total: int) -> None:
+            shown.append(total)
+
+        def update(self, n: int) -> None:
+            shown.append(n)
+
+    monkeypatch.setattr("stable_baselines3.common.callbacks.tqdm", Bar)
+    monkeypatch.setattr("sb3_strl.common.distributed.world_size", lambda: 3)
+    seen: list[int] = []
+    model = make()
+    callback = model._init_callback(lambda values, names: seen.append(1) or True, True)
+    callback.on_training_start({"total_timesteps": 96}, {})
+    callback.update_locals({})
+    callback.on_step()
+    assert shown == [96, model.n_envs * 3]
+    assert seen == [1]

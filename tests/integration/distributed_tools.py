@@ -16,6 +16,7 @@ import numpy as np
 import torch as th
 import torch.distributed as dist
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_strl import APPO, PPO, EstimatorTPPO
 from sb3_strl.algorithms.losses import masked_mean, standardize
@@ -58,7 +59,12 @@ class Unions(RolloutBuffer):
 
     parts = 1
 
-    def get(self, batch_size: int | None = None, generator: th.Generator | None = None) -> Any:
+    def get(
+        self,
+        batch_size: int | None = None,
+        generator: th.Generator | None = None,
+        n_minibatches: int | None = None,
+    ) -> Any:
         order = th.randperm(N_STEPS * LOCAL_ENVS)
         for chosen in order.split((batch_size or 0) // self.parts):
             step, env = chosen // LOCAL_ENVS, chosen % LOCAL_ENVS
@@ -325,6 +331,7 @@ def failures(rank: int) -> dict[str, str]:
         "n_envs": refused(plain(PointMass(3 + rank))),
         "n_steps": refused(plain(PointMass(3), n_steps=8 + rank)),
         "ragged": refused(ragged),
+        "normalize": refused(plain(VecNormalize(PointMass(3), norm_obs=False))),
         "stop": refused(stopping, stop_at_five(stopping)) + f" after {stopping.n_iterations}",
         "nan": refused(plain(broken)),
     }

@@ -135,6 +135,7 @@ def test_a_run_resumes_from_the_model_alone(two: list[Any]) -> None:
         ("n_envs", r"StrlValueError: .* differ in n_envs: \[3, 4\] by rank"),
         ("n_steps", r"StrlValueError: .* differ in n_steps: \[8, 9\] by rank"),
         ("ragged", r"StrlValueError: .*n_steps=8 is not a multiple of sequence_length=3"),
+        ("normalize", r"StrlValueError: .*VecNormalize learns .*empirical_normalization=True"),
     ],
 )
 def test_processes_that_do_not_fit_are_refused(name: str, words: str, two: list[Any]) -> None:

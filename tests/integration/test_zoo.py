@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import yaml
+from stable_baselines3.common.monitor import load_results
 
 pytest.importorskip("rl_zoo3")
 
@@ -281,6 +282,31 @@ def test_drawn_options_leave_the_parts_of_the_policy() -> None:
         "rnn": {"hidden_size": 3},
     }
     assert given == {"policy_kwargs": declared, "n_steps": 8}
+
+
+def test_episodes_of_a_batch_are_drawn_as_those_of_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    task, options = "sb3_strl/Walker-v0", ["-n", "480", "--eval-freq", "-1", "-params", "n_envs:4"]
+    options.append("env_kwargs:dict(max_episode_length=20)")
+    run = train("appo", task, tmp_path, *options)
+    frame = load_results(str(run))
+    assert 20 <= len(frame) <= 480
+    assert frame["l"].max() <= 20
+    assert frame["r"].abs().sum() > 0.0
+    given = ["-a", "appo", "-e", "Walker", "-f", str(tmp_path)]
+    assert zoo.run_with(["plot_train", *given]) == 0
+    options.append("monitor_kwargs:dict(info_keywords=('x',))")
+    with pytest.raises(StrlTypeError, match=r"so monitor_kwargs .* do not fit"):
+        train("appo", task, tmp_path, *options)
+
+
+def test_what_draws_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = zoo.find_spec
+    monkeypatch.setattr(zoo, "find_spec", lambda name: None if name == "seaborn" else find(name))
+    with pytest.raises(StrlTypeError, match=r"\['seaborn'\] is not installed.*sb3_strl\[zoo\]"):
+        zoo.run_with(["plot_train"])
 
 
 def test_a_model_of_the_zoo_is_exported_from_its_file(tmp_path: Path) -> None:
