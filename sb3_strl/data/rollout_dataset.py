@@ -13,7 +13,7 @@ from torch.utils.data import get_worker_info
 
 from sb3_strl.common.errors import NonFiniteError, StrlKeyError, StrlValueError, suggest
 from sb3_strl.data.rollout_files import RolloutFileBase, Transition
-from sb3_strl.data.shards import Array, get_frame_range
+from sb3_strl.data.shards import Array, fits_type, get_frame_range
 from sb3_strl.data.stored_trajectory import (
     OBS_PREFIX,
     FrameReader,
@@ -289,9 +289,12 @@ class RolloutDataset(RolloutFileBase):
     def _check_specs(self, reader: FrameReader) -> None:
         """Compare what a trajectory stores with the first one."""
         given = field_specs(reader)
-        for name, (shape, _) in self._specs.items():
-            if name in given and given[name][0] != shape:
-                problem = f"has shape {given[name][0]} in a frame. Expected {shape}"
+        for name, (shape, kind) in self._specs.items():
+            found, found_kind = given.get(name, (shape, kind))
+            if found != shape:
+                problem = f"has shape {found} in a frame. Expected {shape}"
+            elif name not in _DEFAULTS and not fits_type(found_kind, kind):
+                problem = f"is of type {found_kind}. Expected {kind}"
             elif name not in given and not name.startswith(_NEXT_PREFIX) and name not in _DEFAULTS:
                 problem = "is missing. Expected it"
             else:

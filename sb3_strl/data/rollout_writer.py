@@ -17,6 +17,7 @@ from sb3_strl.common.files import atomic_file
 from sb3_strl.data.shards import (
     Array,
     compress_normalized_image,
+    fits_type,
     get_frame_range,
     shard_name,
     write_shard,
@@ -209,6 +210,7 @@ class RolloutWriter:
             where an episode ended, and in the last step; ``None`` if unknown
         :param extras: further fields ``(T, N, ...)``, e.g. a teacher's actions
         :raises StrlValueError: if shapes or names differ from one another or from earlier calls
+        :raises StrlTypeError: if a field is of another kind of number than before, or of none
         :raises NonFiniteError: if a number is NaN or infinite; nothing of the call is then written
         """
         fields = {OBS_PREFIX + name: np.asarray(value) for name, value in obs.items()}
@@ -314,7 +316,7 @@ class RolloutWriter:
     def _check(
         self, fields: Mapping[str, Array], finals: Mapping[str, Array], obs: Mapping[str, Array]
     ) -> None:
-        """Compare all shapes with one another and with what was recorded before."""
+        """Compare shapes and types with one another and with what was recorded before."""
         steps = len(fields["rewards"])
         ends = fields["dones"].copy()
         ends[-1:] = True
@@ -323,18 +325,23 @@ class RolloutWriter:
                 f"RolloutWriter: obs has the groups {sorted(obs)}, final_obs {sorted(finals)}. "
                 "Expected at least one group, and the same ones in both."
             )
+        now = {name: (v.shape[2:], str(v.dtype)) for name, v in fields.items()}
         for name, values in [*fields.items(), *((FINAL_PREFIX + k, v) for k, v in finals.items())]:
-            known = self._fields.get(name.replace(FINAL_PREFIX, OBS_PREFIX))
-            if values.shape[:2] != (steps, self.num_envs) or (
-                known and known[0] != values.shape[2:]
-            ):
+            field = name.replace(FINAL_PREFIX, OBS_PREFIX, 1)
+            shape, kind = self._fields.get(field, now[field])
+            if values.shape != (steps, self.num_envs, *shape):
                 raise StrlValueError(
                     f"RolloutWriter: '{name}' has shape {values.shape}. Expected ({steps}, "
-                    f"{self.num_envs}) and then {known[0] if known else 'the shape of a frame'}."
+                    f"{self.num_envs}) and then {shape}."
                 )
             if values.dtype.kind not in "fiub":
                 raise StrlTypeError(
                     f"RolloutWriter: '{name}' is of type {values.dtype}. Expected real numbers."
+                )
+            if not fits_type(values.dtype, np.dtype(kind)):
+                raise StrlTypeError(
+                    f"RolloutWriter: '{name}' is of type {values.dtype}. Expected {kind}, as "
+                    "before. Convert it, or record into another folder."
                 )
             looked_at = values[ends] if name.startswith(FINAL_PREFIX) else values
             if values.dtype.kind == "f" and not np.isfinite(looked_at).all():
@@ -350,7 +357,7 @@ class RolloutWriter:
         for group in obs:
             self._check_segments(group, fields[OBS_PREFIX + group].shape[2:])
         if not self._fields:
-            self._fields = {name: (v.shape[2:], str(v.dtype)) for name, v in fields.items()}
+            self._fields = now
 
     def _check_segments(self, group: str, shape: tuple[int, ...]) -> None:
         parts = self._layout.parts(group)

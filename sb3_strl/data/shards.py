@@ -77,6 +77,17 @@ def decompress_normalized_image(images: Array) -> npt.NDArray[np.float32]:
     return images.astype(np.float32) / np.float32(255.0)
 
 
+def fits_type(given: np.dtype[Any], known: np.dtype[Any]) -> bool:
+    """
+    Return whether numbers of one type can stand among those of another: floating numbers of any
+    precision, integers that are no wider.
+
+    :param given: type of the new numbers
+    :param known: type of those that are there
+    """
+    return given.kind == known.kind and (given.kind == "f" or np.can_cast(given, known))
+
+
 def write_shard(path: str | Path, arrays: Mapping[str, Array]) -> None:
     """
     Write arrays as an uncompressed ``.npz``; the file is there as a whole or not at all.

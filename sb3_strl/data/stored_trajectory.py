@@ -21,6 +21,7 @@ from sb3_strl.data.shards import (
     Array,
     Shard,
     decompress_normalized_image,
+    fits_type,
     get_frame_range,
 )
 
@@ -229,6 +230,7 @@ class FrameReader:
         self.trajectory = trajectory
         self._index = -1
         self._shard: Shard | None = None
+        self._types: dict[str, np.dtype[Any]] = {}
 
     def current(self) -> Shard:
         """Return the directory of the file it stands at, the first one before any reading."""
@@ -236,10 +238,11 @@ class FrameReader:
 
     def shard(self, index: int) -> Shard:
         """
-        Return one file's directory, checked against the file's name.
+        Return one file's directory, checked against the file's name and the files before.
 
         :param index: which file
-        :raises StrlValueError: if an array has not as many rows as the name announces
+        :raises StrlValueError: if an array has not as many rows as the name announces, or is of
+            another type than in the other files
         """
         if self._shard is None or index != self._index:
             shard = Shard(self.trajectory.files[index])
@@ -250,6 +253,13 @@ class FrameReader:
                     raise StrlValueError(
                         f"'{shard.path}': '{name}' has {member.shape[0]} rows. Expected {rows}, as "
                         "the file's name says. Delete the trajectory's folder to go on without it."
+                    )
+                field = name.replace(FINAL_PREFIX, OBS_PREFIX, 1)
+                known = self._types.setdefault(field, member.dtype)
+                if not fits_type(member.dtype, known):
+                    raise StrlValueError(
+                        f"'{shard.path}': '{name}' is of type {member.dtype}. Expected {known}, as "
+                        "in the rest of the trajectory. Delete its folder to go on without it."
                     )
             self._index, self._shard = index, shard
         return self._shard

@@ -15,6 +15,7 @@ from sb3_strl.common.errors import NonFiniteError, StrlKeyError, StrlValueError
 from sb3_strl.data.rollout_dataset import RolloutDataset
 from sb3_strl.data.rollout_files import RolloutFileBase, Transition
 from sb3_strl.data.shards import get_frame_range, write_shard
+from sb3_strl.data.trajectory import read_rollouts
 from tests.data.rollout_tools import dataset, frame, make_dataset, write_trajectory
 
 __all__ = ["dataset"]
@@ -393,6 +394,28 @@ def test_another_robot_in_the_same_folder_is_refused(dataset: Path) -> None:
     change(dataset, "obs/policy", np.zeros((2, 9), np.float32), number=1)
     with pytest.raises(StrlValueError, match=r"'obs/policy' has shape \(9,\) in a frame. Expected"):
         list(RolloutDataset(dataset, 1, device="cpu"))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_numbers_of_another_kind_are_refused(tmp_path: Path, kind: type) -> None:
+    dataset = make_dataset(tmp_path, (5, 2))
+    change(dataset, "actions", np.ones((2, 1), kind), number=1)
+    message = rf"trajectory_1': field 'actions' is of type {kind.__name__}. Expected float32"
+    with pytest.raises(StrlValueError, match=message):
+        list(RolloutDataset(dataset, 1, device="cpu"))
+    assert len(list(read_rollouts(dataset))) == 2  # each one for itself is in order
+    change(dataset, "obs/policy", np.ones((3, 2), kind))
+    with pytest.raises(
+        StrlValueError, match=f"obs/policy' is of type float32. Expected {kind.__name__}"
+    ):
+        list(read_rollouts(dataset))
+
+
+def test_floating_numbers_of_other_precision_and_whole_rewards_are_read(dataset: Path) -> None:
+    change(dataset, "actions", np.full((2, 1), 7.0, np.float64), number=1)
+    change(dataset, "rewards", np.array([3, 4], np.int64), number=1)
+    batches = [b for b in RolloutDataset(dataset, 1, device="cpu") if b.action[0, 0] == 7]
+    assert [b.reward.item() for b in batches] == [3.0, 4.0]
 
 
 def test_a_field_that_comes_and_goes_is_refused(tmp_path: Path) -> None:

@@ -301,6 +301,44 @@ def test_later_calls_must_look_like_earlier_ones(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "fitting"),
+    [
+        ("uint8", "float32", False),  # 0.7 would become 0
+        ("int64", "float32", False),
+        ("float32", "uint8", False),
+        ("uint8", "int64", False),
+        ("int32", "int64", False),
+        ("int64", "int32", True),
+        ("float32", "float64", True),
+        ("float64", "float16", True),
+    ],
+)
+@pytest.mark.parametrize("field", ["obs", "actions", "final_obs"])
+def test_numbers_of_another_kind_are_refused(
+    tmp_path: Path, before: str, after: str, fitting: bool, field: str
+) -> None:
+    def call(kind: str) -> dict:
+        call = steps({})
+        values = np.ones((STEPS, ENVS, 1), before)
+        call |= {"actions": values, "obs": {"policy": values}, "final_obs": {"policy": values}}
+        values = values.astype(kind)
+        return call | {field: values if field == "actions" else {"policy": values}}
+
+    with RolloutWriter(tmp_path, ENVS) as writer:
+        if field != "final_obs":
+            writer.write(**call(before))
+        if fitting:
+            writer.write(**call(after))
+            return
+        name = {"obs": "obs/policy", "final_obs": "final_obs/policy"}.get(field, field)
+        with pytest.raises(StrlTypeError, match=f"'{name}' is of type {after}. Expected {before}"):
+            writer.write(**call(after))
+    if field != "final_obs":
+        with RolloutWriter(tmp_path, ENVS) as writer, pytest.raises(StrlTypeError, match=after):
+            writer.write(**call(after))
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"num_envs": 0}, r"num_envs=0"),
