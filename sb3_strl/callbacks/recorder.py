@@ -289,7 +289,7 @@ class DemonstrationRecorder:
 
     def _begin_anew(self) -> None:
         """Let no trajectory reach over steps that are lost."""
-        self.writer.close()
+        self.writer.end_trajectories()
         self.stats.reset()
         self._obs = None
         self._starts = th.ones_like(self._starts)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextmanager
@@ -33,3 +38,36 @@ def atomic_file(path: str | Path) -> Iterator[BufferedRandom]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class FolderLock:
+    """
+    Holds a folder for one owner among all processes of this machine; leaves no file behind.
+
+    It ends with :meth:`release`, with this object, or with the process, however that dies. Where
+    the system or the file system knows no locks, nothing is held.
+
+    :param folder: the folder
+    :raises BlockingIOError: if somebody else holds it
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._close: weakref.finalize[[int], FolderLock] | None = None
+        if sys.platform != "win32":
+            handle = os.open(folder, os.O_RDONLY)
+            self._handle = handle
+            self._close = weakref.finalize(self, os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._close()
+                raise
+            except OSError:
+                self._close()
+
+    def release(self) -> None:
+        """Let others have the folder; a second call does nothing."""
+        if sys.platform != "win32" and self._close is not None and self._close.alive:
+            # Closing alone would leave it to processes that were forked meanwhile.
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+            self._close()

@@ -181,13 +181,14 @@ def convert_legacy_rollouts(source: str | Path, target: str | Path) -> RolloutWr
     folder = Path(source)
     segments, mapping = _legacy_layout(folder)
     obs_segments = {"policy": segments} if segments else {}
-    writer = RolloutWriter(target, 1, obs_segments, mapping, config={"converted_from": folder.name})
     numbered = [(_number(p), p) for p in folder.glob("trajectory_*") if p.is_dir()]
-    for _, trajectory in sorted(numbered):
-        files = [(m, p) for p in trajectory.iterdir() if (m := _LEGACY_NAME.match(p.name))]
-        for _, path in sorted(files, key=lambda entry: int(entry[0][1])):
-            _convert(path, writer, Layout(obs_segments, mapping))
-        writer.close()  # what has not ended by itself was cut
+    config = {"converted_from": folder.name}
+    with RolloutWriter(target, 1, obs_segments, mapping, config=config) as writer:
+        for _, trajectory in sorted(numbered):
+            files = [(m, p) for p in trajectory.iterdir() if (m := _LEGACY_NAME.match(p.name))]
+            for _, path in sorted(files, key=lambda entry: int(entry[0][1])):
+                _convert(path, writer, Layout(obs_segments, mapping))
+            writer.end_trajectories()  # what has not ended by itself was cut
     if not writer.total_trajectories:
         raise StrlValueError(
             f"convert_legacy_rollouts: '{folder}' holds no trajectories. Expected "

@@ -13,23 +13,18 @@ from typing import Any, Literal
 import numpy as np
 
 from sb3_strl.common.errors import NonFiniteError, StrlTypeError, StrlValueError
-from sb3_strl.common.files import atomic_file
-from sb3_strl.data.shards import (
-    Array,
-    compress_normalized_image,
-    fits_type,
-    get_frame_range,
-    shard_name,
-    write_shard,
-)
+from sb3_strl.common.files import FolderLock, atomic_file
+from sb3_strl.data.shards import Array, fits_type
 from sb3_strl.data.stored_trajectory import (
     FINAL_PREFIX,
     METADATA_FORMAT,
     OBS_PREFIX,
     Layout,
     Segments,
+    StoredTrajectory,
     read_metadata,
 )
+from sb3_strl.data.trajectory_writer import TrajectoryWriter, show_trajectory
 
 _PARTIAL = re.compile(r"^\.trajectory_(\d+)\.partial$")
 _COMPLETE = re.compile(r"^trajectory_(\d+)$")
@@ -58,73 +53,14 @@ class TrajectorySummary:
 Keep = Literal["all", "truncated", "terminated"] | Callable[[TrajectorySummary], bool]
 
 
-class TrajectoryWriter:
-    """
-    Writes one trajectory, file by file, into a hidden folder that is shown once it is complete.
-
-    :param save_dir: folder of the dataset
-    :param number: of the trajectory
-    :param layout: which segments of the observations are compressed
-    """
-
-    def __init__(self, save_dir: Path, number: int, layout: Layout) -> None:
-        self.folder = save_dir / f".trajectory_{number}.partial"
-        self.target = save_dir / f"trajectory_{number}"
-        self.length = 0
-        self.total_reward = 0.0
-        self._layout = layout
-
-    def write(self, fields: Mapping[str, Array], final_obs: Mapping[str, Array]) -> None:
-        """
-        Append frames as one file.
-
-        :param fields: ``(n, ...)`` by name, groups of observations as ``"obs/<group>"``
-        :param final_obs: observation after the last of them, ``(...)`` by group
-        """
-        arrays = self._encode(fields)
-        for group, value in final_obs.items():
-            arrays |= self._encode({FINAL_PREFIX + group: value[None]})
-        count = len(fields["rewards"])
-        write_shard(self.folder / shard_name(self.length, self.length + count), arrays)
-        self.length += count
-        self.total_reward += float(fields["rewards"].sum(dtype=np.float64))
-
-    def finish(self) -> Path:
-        """Show the trajectory under its name."""
-        self.folder.rename(self.target)
-        return self.target
-
-    def discard(self) -> None:
-        """Remove what has been written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _encode(self, fields: Mapping[str, Array]) -> dict[str, Array]:
-        """Take groups apart that have a compressed segment."""
-        arrays: dict[str, Array] = {}
-        for name, values in fields.items():
-            prefix, _, group = name.partition("/")
-            parts = self._layout.parts(group) if prefix in ("obs", "final_obs") else []
-            rows = values.reshape(len(values), -1)
-            column = 0
-            for part in parts:
-                width = self._layout.width(group, part)
-                segment = rows[:, column : column + width]
-                compressed = part in self._layout.obs_disassemble_mapping
-                encoded = compress_normalized_image(segment) if compressed else segment
-                arrays[f"{name}/{part}"] = encoded
-                column += width
-            if not parts:
-                arrays[name] = values
-        return arrays
-
-
 class RolloutWriter:
     """
     Records ``num_envs`` environments, one folder per trajectory.
 
     A trajectory becomes visible once it has ended, as a whole, and is counted then. What a crash
     left behind is completed, as a cut recording, or removed when the folder is opened again;
-    numbering and totals go on from what is there.
+    numbering and totals go on from what is there. Until it is closed no other writer may open the
+    folder.
 
     :param save_dir: folder of the dataset, made if need be
     :param num_envs: environments that are recorded side by side
@@ -138,7 +74,8 @@ class RolloutWriter:
     :param config: anything JSON can hold, written beside the data
     :param shapes: of a frame's ``"obs/<group>"`` and ``"actions"`` where they are known already; a
         folder with others is refused at once
-    :raises StrlValueError: if an option cannot work, or the folder holds another kind of data
+    :raises StrlValueError: if an option cannot work, the folder holds another kind of data, or
+        another writer has it open
     """
 
     def __init__(
@@ -180,8 +117,14 @@ class RolloutWriter:
         }
         self._check_json()
         self.save_dir.mkdir(parents=True, exist_ok=True)
-        self._resume(shapes)
-        self.dump_metadata()
+        self._lock = self._locked()
+        try:
+            self._resume(shapes)
+            self.dump_metadata()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._open = True
 
     @property
     def pending_timesteps(self) -> int:
@@ -213,6 +156,11 @@ class RolloutWriter:
         :raises StrlTypeError: if a field is of another kind of number than before, or of none
         :raises NonFiniteError: if a number is NaN or infinite; nothing of the call is then written
         """
+        if not self._open:
+            raise StrlValueError(
+                f"RolloutWriter: '{self.save_dir}' is written after close(). Expected an open "
+                "writer. Make another one, it goes on with the folder."
+            )
         fields = {OBS_PREFIX + name: np.asarray(value) for name, value in obs.items()}
         fields |= {name: np.asarray(value) for name, value in (extras or {}).items()}
         dones = np.asarray(terminated, np.bool_) | np.asarray(truncated, np.bool_)
@@ -241,6 +189,15 @@ class RolloutWriter:
         self.dump_metadata()
 
     def close(self) -> None:
+        """End the recording, write the totals and let others open the folder."""
+        if self._open:
+            try:
+                self.end_trajectories()
+            finally:
+                self._open = False
+                self._lock.release()
+
+    def end_trajectories(self) -> None:
         """
         Complete or remove the unfinished trajectories and write the totals.
 
@@ -389,6 +346,16 @@ class RolloutWriter:
                 "texts, lists and dictionaries."
             ) from error
 
+    def _locked(self) -> FolderLock:
+        try:
+            return FolderLock(self.save_dir)
+        except BlockingIOError as error:
+            raise StrlValueError(
+                f"RolloutWriter: '{self.save_dir}' is open in another writer, of this process or "
+                "another one. Expected one at a time. Close that one, or record into another "
+                "folder."
+            ) from error
+
     def _resume(self, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
         """Go on with what is in the folder; settle what a crash left behind."""
         path = self.save_dir / "metadata.json"
@@ -411,20 +378,24 @@ class RolloutWriter:
 
     def _adopt(self, folder: Path, number: int) -> None:
         """Count a trajectory of an earlier run."""
-        frames = [get_frame_range(file) for file in folder.glob("traj_*.npz")]
-        if folder.name.startswith("."):
-            if not frames or not self.save_partial:
+        unfinished = folder.name.startswith(".")
+        stored = None
+        if not unfinished or self.save_partial:
+            stored = StoredTrajectory.open(folder, self._layout)
+        if unfinished:
+            if stored is None:
                 shutil.rmtree(folder)
                 return
-            for unfinished in folder.glob(".*.tmp"):
-                unfinished.unlink()
-            folder.rename(self.save_dir / f"trajectory_{number}")
-        elif not frames:
+            for half in folder.glob(".*.tmp"):
+                half.unlink()
+            show_trajectory(folder, self.save_dir / f"trajectory_{number}")
+        elif stored is None and not any(folder.iterdir()):
             folder.rmdir()
             return
         self._next_number = max(self._next_number, number + 1)
-        self.total_trajectories += 1
-        self.total_timesteps += sum(end - start for start, end in frames)
+        if stored is not None:
+            self.total_trajectories += 1
+            self.total_timesteps += stored.length
 
     def __enter__(self) -> RolloutWriter:
         return self

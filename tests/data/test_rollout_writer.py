@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +160,75 @@ def test_resumes_after_a_crash_and_loses_nothing(tmp_path: Path) -> None:
     assert recorded(tmp_path) == sorted([[0, 1, 2, 3], *tails, *fresh])
     assert totals(tmp_path) == (5, 24)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with RolloutWriter(tmp_path, ENVS) as writer:
+        writer.write(**steps({}))
+        for _ in range(2):
+            with pytest.raises(StrlValueError, match=r"is open in another writer.*Expected one at"):
+                RolloutWriter(tmp_path, ENVS)
+        writer.write(**steps({(1, 0): "terminated"}, start=6))
+    with pytest.raises(StrlValueError, match=r"is written after close\(\). Expected an open"):
+        writer.write(**steps({}))
+    with pytest.raises(StrlValueError, match="was recorded with obs_segments"):
+        RolloutWriter(tmp_path, ENVS, {"policy": {"a": (1,)}})  # and lets the folder go
+    with RolloutWriter(tmp_path, ENVS) as writer:
+        assert (writer.total_trajectories, writer.total_timesteps) == (3, 24)
+        writer.end_trajectories()  # the recording goes on
+        writer.write(**steps({}))
+
+
+def test_a_writer_in_another_process_holds_the_folder_until_it_dies(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)"
+    command = [sys.executable, "-c", f"{code}; print('held', flush=True); input()", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(StrlValueError, match=r"is open in another writer"):
+            RolloutWriter(tmp_path, ENVS)
+        process.kill()
+    RolloutWriter(tmp_path, ENVS).close()
+    assert names(tmp_path) == ["metadata.json"]
+
+
+def test_forked_children_do_not_keep_a_closed_folder(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    writer = RolloutWriter(tmp_path, ENVS)
+    inherited = os.dup(writer._lock._handle)  # what a fork does with it
+    try:
+        writer.close()
+        RolloutWriter(tmp_path, ENVS).close()
+    finally:
+        os.close(inherited)
+
+
+def crashed_writer(folder: Path) -> None:
+    """Leave .trajectory_0.partial, in two files, and .trajectory_1.partial behind."""
+    writer = RolloutWriter(folder, ENVS)
+    writer.write(**steps({}))
+    writer.write(**steps({}, start=6))
+
+
+def test_what_two_programs_left_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    crashed_writer(tmp_path)
+    (tmp_path / "trajectory_0").mkdir()
+    (tmp_path / "trajectory_0" / "notes.txt").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(
+            StrlValueError, match=r"partial' cannot become 'trajectory_0', which is"
+        ):
+            RolloutWriter(tmp_path, ENVS)
+    (tmp_path / "trajectory_0").rename(tmp_path / "trajectory_7")  # no frames: left as it is
+    (tmp_path / ".trajectory_0.partial" / "traj_000000_000006.npz").unlink()
+    with pytest.raises(StrlValueError, match=r"begins at frame 6. Expected 0: a file is missing"):
+        RolloutWriter(tmp_path, ENVS)
+    with RolloutWriter(tmp_path, ENVS, save_partial=False) as writer:
+        assert writer.total_trajectories == 0
+        writer.write(**steps({(5, 0): "truncated", (5, 1): "truncated"}))
+    assert "trajectory_8/traj_000000_000006.npz" in names(tmp_path)
 
 
 def test_a_lying_counter_is_corrected_and_empty_folders_are_reused(tmp_path: Path) -> None:
