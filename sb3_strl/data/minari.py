@@ -100,12 +100,15 @@ def write_minari(
 
     folder = Path(get_dataset_path(dataset_id))
     was_there = folder.exists()
+    # One type for all: Arrow does not read rewards of float32 beside others of float64.
+    known = [t.rews.dtype for t in given if t.rews is not None] or [np.dtype(np.float32)]
+    reward_type = np.result_type(*known)
     buffers = [
         EpisodeBuffer(
             id=number,
             observations=dict(t.obs) if isinstance(t.obs, Mapping) else t.obs,
             actions=t.acts,
-            rewards=np.zeros(len(t), np.float32) if t.rews is None else t.rews,
+            rewards=np.asarray(np.zeros(len(t)) if t.rews is None else t.rews, reward_type),
             terminations=_last(len(t), t.terminal),
             truncations=_last(len(t), not t.terminal),
         )
@@ -211,8 +214,12 @@ def _space_like(values: list[Obs]) -> spaces.Space[Any]:
         parts = {k: _space_like([v[k] for v in values if isinstance(v, Mapping)]) for k in first}
         return spaces.Dict(parts)
     if first.ndim == 1 and first.dtype.kind in "iu":
-        return spaces.Discrete(1 + max(int(np.max(v)) for v in values if isinstance(v, np.ndarray)))
+        arrays = [v for v in values if isinstance(v, np.ndarray)]
+        start = min(0, *(int(np.min(v)) for v in arrays))
+        return spaces.Discrete(1 + max(int(np.max(v)) for v in arrays) - start, start=start)
     if first.dtype.kind in "iu":
         bounds = np.iinfo(first.dtype)
         return spaces.Box(bounds.min, bounds.max, first.shape[1:], first.dtype.type)
+    if first.dtype.kind == "b":
+        return spaces.Box(0, 1, first.shape[1:], np.bool_)
     return spaces.Box(-np.inf, np.inf, first.shape[1:], first.dtype.type)

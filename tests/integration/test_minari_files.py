@@ -70,6 +70,39 @@ def test_unknown_rewards_become_zero(root: Path) -> None:
     assert all(not t.rews.any() for t in read_minari("expert-v0"))
 
 
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+def test_rewards_of_other_precision_and_unknown_ones_may_stand_together(
+    root: Path, data_format: str
+) -> None:
+    kinds = (np.float64, None, np.float32)
+    demos = [
+        Trajectory(np.ones((4, 2)), np.ones((3, 1)), None if k is None else np.full(3, 0.1, k))
+        for k in kinds
+    ]
+    write_minari("expert-v0", demos, data_format=data_format)
+    found = [float(t.rews[0]) for t in read_minari("expert-v0")]
+    assert found == [0.1, 0.0, float(np.float32(0.1))]
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("shape", [(3,), (3, 2)])
+def test_booleans_come_back_exactly(root: Path, shape: tuple[int, ...], data_format: str) -> None:
+    acts = np.arange(np.prod(shape)).reshape(shape) % 2 == 0
+    contacts = np.arange(8).reshape(4, 2) < 3
+    demo = Trajectory({"contacts": contacts, "height": np.ones((4, 1))}, acts, np.ones(3))
+    write_minari("expert-v0", [demo, demo], data_format=data_format)
+    for read in read_minari("expert-v0"):
+        assert read.acts.dtype == read.obs["contacts"].dtype == np.bool_
+        assert np.array_equal(read.acts, acts)
+        assert np.array_equal(read.obs["contacts"], contacts)
+
+
+def test_the_space_of_negative_numbers_holds_them(root: Path) -> None:
+    demo = Trajectory(np.ones((4, 2)), np.array([-3, -1, -2]), np.ones(3))
+    made = write_minari("expert-v0", [demo])
+    assert all(made.action_space.contains(action) for action in demo.acts)
+
+
 def test_an_existing_dataset_is_not_overwritten(root: Path) -> None:
     old = make_trajectories((2,))
     write_minari("expert-v0", old)
