@@ -82,8 +82,9 @@ def read_amp_json(
 
     With ``FrameDuration`` in the file all columns are data; otherwise the first one is the duration
     of the frame. In DeepMimic's humanoid clips the y axis points up: positions and rotations are
-    turned so that z does. Frames of different durations are interpolated to the most frequent one;
-    quaternions are brought to unit length, which some of them have not.
+    turned so that z does. Frames of different durations are interpolated to equal ones near their
+    median, from the first frame to the last; quaternions are brought to unit length, which some of
+    them have not.
 
     :param path: the text file
     :param layout: a known layout's name, or the fields in order with their widths, e.g.
@@ -126,18 +127,20 @@ def read_lafan_csv(
     Read a retargeted clip in the layout of the LAFAN1 retargeting dataset.
 
     Each line is a frame: root position (3), root rotation (4, xyzw), then the joints in radians. A
-    first line of names, where there is one, names the joints.
+    first line of names, where there is one, names the joints; where its names of the rotation end
+    in ``w``, ``x``, ``y`` and ``z``, their order holds.
 
     :param path: the file
     :param robot: ``"g1"``, ``"h1_2"`` or ``"h1"``; by default told by the number of columns
     :param fps: frames per second; the dataset has 30
     :param loop: whether the clip goes on with its first frame after its last
     :return: the clip with ``root_pos``, ``root_quat`` and ``joint_pos``
-    :raises StrlValueError: if a line has another length, or holds no numbers
+    :raises StrlValueError: if a line has another length, holds no numbers, or the names of the root
+        are those of something else
     """
     where = f"read_lafan_csv('{path}')"
     try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
+        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
             rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise StrlValueError(f"{where}: this is no text ({error}). Expected commas.") from error
@@ -151,7 +154,8 @@ def read_lafan_csv(
             f"{where}: a line has {frames.shape[1]} numbers. Expected {7 + len(joints)}: root "
             f"position, root rotation and the joints {joints}."
         )
-    fields = _split(where, frames, [("root_pos", 3), ("root_quat_xyzw", 4), ("joint_pos", -1)])
+    frames[:, 3:7] = frames[:, _rotation_columns(where, names or [])]
+    fields = _split(where, frames, [("root_pos", 3), ("root_quat", 4), ("joint_pos", -1)])
     columns = {"root_pos": list("xyz"), "root_quat": list(_QUATERNION), "joint_pos": joints}
     return Motion(Path(path).stem, fields, fps, loop, columns, str(Path(path).name))
 
@@ -235,7 +239,11 @@ def _from_columns(
     where: str, name: str, data: Mapping[str, Any], frames: _Array, loop: bool | None
 ) -> Motion:
     """Gather columns that have names into fields."""
-    given = [str(field) for field in data.get("Fields", ())]
+    labels = data.get("Fields", ())
+    labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    if not isinstance(labels, list | tuple):
+        raise StrlValueError(f"{where}: 'Fields' is {labels!r}. Expected a list of names.")
+    given = [str(label) for label in labels]
     if len(given) != frames.shape[1] or len(set(given)) != len(given):
         raise StrlValueError(
             f"{where}: 'Fields' names {len(given)} columns ({len(set(given))} different). Expected "
@@ -251,7 +259,10 @@ def _from_columns(
         axes = set(parts) <= set(_QUATERNION)
         order = sorted(parts, key=_QUATERNION.index) if axes else list(parts)
         columns[field] = order
-        fields[field] = frames[:, [parts[part] for part in order]]
+        values = frames[:, [parts[part] for part in order]]
+        if order == list(_QUATERNION) and not field.endswith("_vel"):
+            values = _unit(where, field, values, "Name them otherwise in 'Fields'.")
+        fields[field] = values
     return _motion(name, fields, _fps(where, data), data, loop, columns)
 
 
@@ -268,7 +279,7 @@ def _field_of(label: str) -> tuple[str, str]:
 
 def _fps(where: str, data: Mapping[str, Any]) -> float:
     duration = data.get("FrameDuration")
-    if not isinstance(duration, int | float) or not duration > 0:
+    if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
         raise StrlValueError(
             f"{where}: 'FrameDuration' is {duration!r}. Expected a positive number of seconds."
         )
@@ -278,7 +289,11 @@ def _fps(where: str, data: Mapping[str, Any]) -> float:
 def _evenly(
     where: str, fields: Mapping[str, _Array], durations: _Array
 ) -> tuple[dict[str, _Array], float]:
-    """Return fields at one rate, the most frequent one; the last frame's duration means nothing."""
+    """
+    Return fields at one rate, as near to the median duration as divides the whole clip.
+
+    The last frame's duration means nothing. It stays the last: a looping clip closes with it.
+    """
     spans = durations[:-1]
     if not np.all(spans > 0):
         raise StrlValueError(
@@ -289,7 +304,8 @@ def _evenly(
     if spans.max() <= spans.min() * 1.001:
         return dict(fields), 1.0 / step
     times = np.append(0.0, np.cumsum(spans))
-    grid = step * np.arange(int(np.floor(times[-1] / step + 1e-6)) + 1)
+    intervals = round(times[-1] / step)
+    grid = np.linspace(0.0, times[-1], intervals + 1)
     even: dict[str, _Array] = {}
     for name, given in fields.items():
         values = given
@@ -300,7 +316,7 @@ def _evenly(
         if name.endswith("_quat"):
             values = values / np.linalg.norm(values, axis=1, keepdims=True)
         even[name] = values
-    return even, 1.0 / step
+    return even, intervals / float(times[-1])
 
 
 def _layout(where: str, layout: str | Layout | None, width: int, timed: bool) -> Layout:
@@ -328,16 +344,21 @@ def _split(where: str, frames: _Array, layout: Layout) -> dict[str, _Array]:
         if name.endswith(("_quat", "_quat_xyzw")):
             if name.endswith("_xyzw"):
                 values = values[:, [3, 0, 1, 2]]
-            lengths = np.linalg.norm(values, axis=1, keepdims=True)
-            if lengths.min() < _SHORTEST or np.median(np.abs(lengths - 1.0)) > _USUAL_ERROR:
-                raise StrlValueError(
-                    f"{where}: '{name}' has lengths from {lengths.min():.3g} to "
-                    f"{lengths.max():.3g}. Expected unit quaternions: these columns are something "
-                    "else. Pass layout=[(field, width), ...]."
-                )
-            values = values / lengths
+            values = _unit(where, name, values, "Pass layout=[(field, width), ...].")
         fields[name.removesuffix("_xyzw")] = values
     return fields
+
+
+def _unit(where: str, name: str, values: _Array, remedy: str) -> _Array:
+    """Return quaternions of unit length; refuse what are none."""
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    if lengths.min() < _SHORTEST or np.median(np.abs(lengths - 1.0)) > _USUAL_ERROR:
+        raise StrlValueError(
+            f"{where}: '{name}' has lengths from {lengths.min():.3g} to {lengths.max():.3g}. "
+            f"Expected unit quaternions; the shortest is in frame {lengths.argmin()}. If these "
+            f"columns are something else: {remedy}"
+        )
+    return np.asarray(values / lengths)
 
 
 def _z_up(name: str, values: _Array) -> _Array:
@@ -383,6 +404,22 @@ def _lafan_joints(where: str, robot: str | None, count: int) -> list[str]:
             "or a first line that names the columns."
         )
     return list(LAFAN_JOINTS[robot])
+
+
+def _rotation_columns(where: str, names: Sequence[str]) -> list[int]:
+    """Return where w, x, y and z of the root stand; xyzw where the names do not say."""
+    letters = [name[-1:].lower() for name in names[:7]]
+    position, rotation = (
+        "".join(c for c in part if c in _QUATERNION) for part in (letters[:3], letters[3:])
+    )
+    rotation = rotation or "xyzw"
+    if position not in ("", "xyz") or sorted(rotation) != sorted(_QUATERNION):
+        raise StrlValueError(
+            f"{where}: the first columns are named {list(names[:7])}. Expected the root's position "
+            "x, y, z and then its rotation, names that end in w, x, y, z in any order. Sort the "
+            "columns."
+        )
+    return [3 + rotation.index(part) for part in _QUATERNION]
 
 
 def _is_number(text: str) -> bool:

@@ -93,6 +93,27 @@ def test_frames_of_different_durations_become_even(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("spans", [[7, 7, 7, 5, 7], [6, 6, 6, 6, 6, 11], [1, 2, 3, 4, 5, 6, 7]])
+def test_a_loop_of_uneven_frames_keeps_its_period_and_closes(
+    tmp_path: Path, spans: list[int]
+) -> None:
+    times = np.append(0, np.cumsum(spans)) / 100
+    frames = np.zeros((len(times), 20))
+    frames[:, 0] = np.append(np.diff(times), 0.3)
+    frames[:, 1] = 2 * times
+    frames[:, 7] = 1
+    frames[:, 8:] = np.sin(2 * np.pi * times / times[-1])[:, None]
+    motion = load_motion(write_json(tmp_path / "a.txt", frames, Loop="wrap"))
+    assert motion.duration == pytest.approx(times[-1])
+    assert 1 / motion.fps == pytest.approx(np.median(spans) / 100, rel=0.5 / (motion.n_frames - 1))
+    assert motion.loop_advance("root_pos")[0] == pytest.approx(2 * times[-1])
+    joints = motion.fields["joint_pos"]
+    assert np.allclose(joints[-1], joints[0])
+    assert np.allclose(
+        joints[:, 0], np.interp(np.arange(len(joints)) / motion.fps, times, frames[:, 8])
+    )
+
+
 def quadruped_frames(layout: str) -> np.ndarray:
     width = sum(n for _, n in LAYOUTS[layout])
     frames = 100.0 * np.arange(T)[:, None] + np.arange(width)
@@ -200,6 +221,43 @@ def test_a_first_line_names_the_joints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        ("root_x,root_y,root_z,root_qw,root_qx,root_qy,root_qz", "wxyz"),
+        ("X,Y,Z,rotZ,rotY,rotX,rotW", "zyxw"),
+        ("x,y,z,x,y,z,w", "xyzw"),
+        ("p0,p1,p2,r0,r1,r2,r3", "xyzw"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_the_first_line_says_where_the_real_part_is(
+    tmp_path: Path, names: str, order: str, encoding: str
+) -> None:
+    turn = dict(zip("wxyz", [0.5, 0.1, -0.7, 0.5], strict=True))
+    line = f"1,2,3,{','.join(str(turn[c]) for c in order)},0.5"
+    (tmp_path / "a.csv").write_text("\n".join([f"{names},hip", line, line]), encoding=encoding)
+    motion = read_lafan_csv(tmp_path / "a.csv")
+    assert motion.fields["root_quat"][0].tolist() == pytest.approx(list(turn.values()))
+    assert motion.fields["root_pos"][0].tolist() == [1, 2, 3]
+    assert motion.columns["joint_pos"] == ["hip"]
+
+
+@pytest.mark.parametrize("names", ["y,x,z,qx,qy,qz,qw", "Frame,x,y,z,qx,qy,qz", "x,y,z,x,y,z,r4"])
+def test_a_first_line_of_something_else_is_refused(tmp_path: Path, names: str) -> None:
+    (tmp_path / "a.csv").write_text("\n".join([f"{names},hip", *["0,0,1,0,0,0,1,0.5"] * 3]))
+    with pytest.raises(StrlValueError, match=r"the first columns are named .* Expected the root's"):
+        read_lafan_csv(tmp_path / "a.csv")
+
+
+def test_a_byte_order_mark_is_no_frame(tmp_path: Path) -> None:
+    lines = [",".join(["0"] * 6 + ["1"] + [f"0.{i}"] * 29) for i in range(3)]
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    motion = read_lafan_csv(tmp_path / "a.csv")
+    assert motion.fields["joint_pos"][:, 0].tolist() == [0.0, 0.1, 0.2]
+    assert list(motion.columns["joint_pos"]) == LAFAN_JOINTS["g1"]
+
+
+@pytest.mark.parametrize(
     ("text", "error", "message"),
     [
         ("", StrlValueError, r"the frames have shape \(0,\)"),
@@ -247,6 +305,12 @@ def st_gym(**change) -> dict:
     } | change
 
 
+def without_turn(frame: int) -> np.ndarray:
+    frames = st_gym()["Frames"]
+    frames[frame, 3:7] = 0
+    return frames
+
+
 @pytest.mark.parametrize("as_lists", [False, True])
 def test_st_gyms_dictionary_is_read(tmp_path: Path, as_lists: bool) -> None:
     data = st_gym()
@@ -289,6 +353,11 @@ def test_the_same_dictionary_as_text(tmp_path: Path) -> None:
         ({"Frames": "nothing"}, r"(no table of numbers|have shape)"),
         ({"FrameDuration": 0}, r"'FrameDuration' is 0. Expected a positive"),
         ({"FrameDuration": "x"}, r"'FrameDuration' is 'x'"),
+        ({"FrameDuration": True}, r"'FrameDuration' is True. Expected a positive"),
+        ({"Fields": 5}, r"'Fields' is 5. Expected a list of names"),
+        ({"Fields": None}, r"'Fields' is None. Expected a list of names"),
+        ({"Fields": "x" * 18}, r"'Fields' is 'x+'. Expected a list of names"),
+        ({"Frames": without_turn(4)}, r"'root_quat' has lengths from 0 to 1.*is in frame 4"),
     ],
 )
 def test_dictionaries_that_do_not_fit(tmp_path: Path, change: dict, message: str) -> None:
