@@ -261,7 +261,7 @@ def _from_columns(
         columns[field] = order
         values = frames[:, [parts[part] for part in order]]
         if order == list(_QUATERNION) and not field.endswith("_vel"):
-            values = _unit(where, field, values, "Name them otherwise in 'Fields'.")
+            values = _unit(where, field, values, "name them otherwise in 'Fields'.")
         fields[field] = values
     return _motion(name, fields, _fps(where, data), data, loop, columns)
 
@@ -344,7 +344,7 @@ def _split(where: str, frames: _Array, layout: Layout) -> dict[str, _Array]:
         if name.endswith(("_quat", "_quat_xyzw")):
             if name.endswith("_xyzw"):
                 values = values[:, [3, 0, 1, 2]]
-            values = _unit(where, name, values, "Pass layout=[(field, width), ...].")
+            values = _unit(where, name, values, "pass layout=[(field, width), ...].")
         fields[name.removesuffix("_xyzw")] = values
     return fields
 

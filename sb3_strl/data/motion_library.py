@@ -52,7 +52,8 @@ class MotionLibrary:
         number of frames at which a window can end, so that every frame is equally likely
     :param device: where the library keeps its data and answers
     :param dtype: floating type of the answers
-    :raises StrlValueError: if no clip was given, or the columns or weights do not fit
+    :raises StrlValueError: if no clip was given, the columns or weights do not fit, or a quaternion
+        is zero
     :raises StrlKeyError: if a clip lacks a field that another one has
     """
 
@@ -72,7 +73,8 @@ class MotionLibrary:
         self.weights = _checked_weights(weights, len(self.motions))
         _check_same_fields(self.motions)
 
-        clips = [_with_velocities(motion) for motion in self.motions]
+        # Not a list comprehension: before Python 3.12 it would count as a caller to be warned.
+        clips = list(map(_with_velocities, self.motions))
         self._columns = _column_names(self.motions[0], clips[0])
         self._slices: dict[str, slice] = {}
         start = 0
@@ -266,15 +268,16 @@ class MotionLibrary:
                 _check_window("sample", n_frames, frame_dt)
             length = (n_frames - 1) * frame_dt
             earliest, spans, counts = [], [], []
-            for motion in self.motions:
+            for i, motion in enumerate(self.motions):
                 earliest.append(0.0 if motion.loop else length)
                 span = motion.duration - earliest[-1]
-                if span < -_ROUNDING:
+                drawn = self.weights is None or self.weights[i] > 0.0
+                if drawn and span < -_ROUNDING:
                     raise StrlValueError(
                         f"MotionLibrary: a window of {n_frames} frames every {frame_dt} s lasts "
                         f"{length:g} s, longer than the clip '{motion.name}' "
                         f"({motion.duration:g} s), which does not loop. Expected a shorter window, "
-                        "or remove the clip."
+                        "or a weight of 0 for the clip."
                     )
                 spans.append(max(span, 0.0))
                 # A looping clip's last frame is its first one and counts once.
@@ -365,11 +368,13 @@ def _with_velocities(motion: Motion) -> _Arrays:
     fields: _Arrays = {}
     for name, values in motion.fields.items():
         if _is_quaternion(motion, name):
+            _check_directions(motion, name)
             quats = quat_continuous(quat_normalize(th.from_numpy(values)))
             fields[name] = quats.numpy()
         else:
             fields[name] = values
-            _warn_of_seam(motion, name)
+        if motion.loop:
+            _warn_of_seam(motion, name, fields[name])
     for name in motion.fields:
         velocity = _velocity_name(motion, name)
         if name.endswith("_vel") or velocity in fields:
@@ -378,17 +383,40 @@ def _with_velocities(motion: Motion) -> _Arrays:
     return fields
 
 
-def _warn_of_seam(motion: Motion, name: str) -> None:
+def _check_directions(motion: Motion, name: str) -> None:
+    """Refuse quaternions of length zero: they are no rotation, and dividing by it gives NaN."""
+    zero = np.flatnonzero(np.linalg.norm(motion.fields[name], axis=1) < _ROUNDING)
+    if zero.size:
+        raise StrlValueError(
+            f"MotionLibrary: the quaternion '{name}' of the clip '{motion.name}' is zero, first in "
+            f"frame {zero[0]} ({zero.size} of {motion.n_frames} frames). Expected rotations of "
+            "length 1. Cut or mend the clip."
+        )
+
+
+def _warn_of_seam(motion: Motion, name: str, values: npt.NDArray[np.float64]) -> None:
     """Warn where a looping clip jumps from its last frame to its first."""
-    values = motion.fields[name]
-    jump = np.abs(values[-1] - values[0] - motion.loop_advance(name)).max()
-    if motion.loop and jump > _SEAM_FACTOR * np.abs(np.diff(values, axis=0)).max() + 1e-6:
+    if _is_quaternion(motion, name):
+        steps = np.linalg.norm(_turns(values[:-1], values[1:]), axis=1)
+        jump = float(np.linalg.norm(_turns(values[-1:], values[:1])))
+        size, remedy = f"{jump:.3g} rad", "make a clip that does not loop"
+    else:
+        steps = np.abs(np.diff(values, axis=0))
+        jump = float(np.abs(values[-1] - values[0] - motion.loop_advance(name)).max())
+        size, remedy = f"{jump:.3g}", "name the column in accumulate if it goes on growing"
+    if jump > _SEAM_FACTOR * steps.max() + 1e-6:
         warnings.warn(
-            f"MotionLibrary: the looping clip '{motion.name}' jumps by {jump:.3g} in '{name}' from "
-            "its last frame to its first. Repeat the first frame at the end, or name the column in "
-            "accumulate if it goes on growing.",
+            f"MotionLibrary: the looping clip '{motion.name}' jumps by {size} in '{name}' from its "
+            f"last frame to its first. Repeat the first frame at the end, or {remedy}.",
             stacklevel=4,
         )
+
+
+def _turns(start: npt.NDArray[np.float64], end: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the rotations between quaternions as axis times angle: ``(n, 3)``, rad."""
+    inverse = quat_conjugate(th.from_numpy(start))
+    turns = quat_to_axis_angle(quat_multiply(th.from_numpy(end), inverse)).numpy()
+    return np.asarray(turns)
 
 
 def _derivative(
@@ -406,8 +434,7 @@ def _derivative(
     if not motion.loop:
         steps[[0, -1]] = 1.0
     if _is_quaternion(motion, name):
-        quats = th.from_numpy(padded)
-        turns = quat_to_axis_angle(quat_multiply(quats[2:], quat_conjugate(quats[:-2]))).numpy()
+        turns = _turns(padded[:-2], padded[2:])
     else:
         turns = padded[2:] - padded[:-2]
     return np.asarray(turns * motion.fps / steps)

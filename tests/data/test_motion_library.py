@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from pathlib import Path
@@ -137,6 +138,23 @@ class TestQuaternions:
         library = MotionLibrary(spinning())
         window = library.windows(ids(0), th.tensor([0.55]), ["root_quat/z"], 1, 0.1)
         assert window.item() == pytest.approx(math.sin(0.5 * math.pi * 0.55), abs=1e-6)
+
+    @pytest.mark.parametrize("step", [1, -1])  # the other sign is the same rotation
+    def test_a_seam_is_reported_by_its_angle(self, step: int) -> None:
+        whole = spinning(np.full(21, 1.0) * np.append(np.ones(20), step), loop=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            MotionLibrary(whole)
+        half = dataclasses.replace(whole, fields={"root_quat": whole.fields["root_quat"][10:]})
+        with pytest.warns(UserWarning, match=r"'spin' jumps by 3.14 rad in 'root_quat'.*not loop"):
+            MotionLibrary(half)
+        MotionLibrary(dataclasses.replace(half, loop=False))
+
+    def test_zero_is_no_rotation(self) -> None:
+        motion = spinning(np.append(np.ones(19), [0.0, 0.0]))
+        message = r"quaternion 'root_quat' of the clip 'spin' is zero, first in frame 19 \(2 of 21"
+        with pytest.raises(StrlValueError, match=message):
+            MotionLibrary(motion)
 
 
 class TestVelocities:
@@ -348,6 +366,12 @@ class TestErrors:
         with pytest.raises(StrlValueError, match=r"5 frames every 0\.2 s lasts 0\.8 s.*'clip1'"):
             library.sample_windows(2, ["count"], 5, 0.2)
 
+    def test_a_clip_without_weight_may_be_too_short(self) -> None:
+        library = MotionLibrary([counter(0, 50), counter(1, 5)], weights=[1.0, 0.0])
+        windows = library.sample_windows(200, ["count"], 5, 0.2, seeded())
+        assert windows.isfinite().all()
+        assert windows.max() < 50
+
     @pytest.mark.parametrize("n_frames", [0, -1])
     def test_no_frames(self, n_frames: int) -> None:
         library = MotionLibrary(circle())
@@ -374,8 +398,9 @@ class TestErrors:
             MotionLibrary([motion, other])
 
     def test_a_loop_that_does_not_close_is_reported(self) -> None:
-        with pytest.warns(UserWarning, match=r"'clip0' jumps by 8 in 'count'"):
+        with pytest.warns(UserWarning, match=r"'clip0' jumps by 8 in 'count'") as seen:
             MotionLibrary(counter(0, 9, loop=True))
+        assert seen[0].filename == __file__
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             MotionLibrary([counter(0, 9, loop=True, accumulate=["count/0"])])
