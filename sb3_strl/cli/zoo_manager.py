@@ -38,11 +38,23 @@ class Hyperparameters(dict[str, Any]):
 
     def update(self, *given: Any, **more: Any) -> None:
         """Put drawn values in; ``policy_kwargs`` are merged, where the zoo replaces them."""
-        drawn = dict(*given, **more)
-        declared = self.get("policy_kwargs")
-        if isinstance(declared, dict) and isinstance(drawn.get("policy_kwargs"), dict):
-            drawn["policy_kwargs"] = merge_policy_kwargs(declared, drawn["policy_kwargs"])
-        super().update(drawn)
+        super().update(keep_declared(self, dict(*given, **more)))
+
+
+def keep_declared(declared: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return drawn hyperparameters with what the configuration declares beside them.
+
+    :param declared: by the configuration
+    :param drawn: by the search
+    """
+    found = dict(drawn)
+    mine, theirs = declared.get("policy_kwargs"), drawn.get("policy_kwargs")
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        found["policy_kwargs"] = merge_policy_kwargs(mine, theirs)
+    if declared.get("sequence_length") and drawn.get("sequence_length"):  # drawn: what fits
+        found["sequence_length"] = min(declared["sequence_length"], drawn["sequence_length"])
+    return found
 
 
 def merge_policy_kwargs(declared: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,14 +147,22 @@ class StrlExperimentManager(ExperimentManager):
     def load_trial(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Return the drawn hyperparameters of a trial, over the declared options of the policy."""
         drawn: dict[str, Any] = super().load_trial(*arguments, **options)
-        if self.algo not in zoo_algorithms() or "policy_kwargs" not in drawn:
+        if self.algo not in zoo_algorithms():
             return drawn
         table = read_yaml(self.config) if self.config.endswith((".yml", ".yaml")) else {}
-        declared = (table.get(self.env_name.gym_id) or table.get("default") or {}).get(
-            "policy_kwargs"
-        )
-        merged = merge_policy_kwargs(declared or {}, drawn["policy_kwargs"])
-        return {**drawn, "policy_kwargs": merged}
+        declared = table.get(self.env_name.gym_id) or table.get("default") or {}
+        return keep_declared(declared, drawn)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the configuration; what ``-params`` says of minibatches goes before it."""
+        found: tuple[dict[str, Any], dict[str, Any]] = super().read_hyperparameters()
+        custom = self.custom_hyperparams or {}
+        sizes = {"batch_size", "n_minibatches"}
+        if self.algo in zoo_algorithms() and len(sizes & custom.keys()) == 1:
+            for name in sizes - custom.keys():
+                for table in found:
+                    table.pop(name, None)
+        return found
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         if self.algo in zoo_algorithms():

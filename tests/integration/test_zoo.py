@@ -284,6 +284,32 @@ def test_drawn_options_leave_the_parts_of_the_policy() -> None:
     assert given == {"policy_kwargs": declared, "n_steps": 8}
 
 
+def test_declared_lengths_of_sequences_stay_where_they_fit() -> None:
+    from sb3_strl.cli.zoo_manager import Hyperparameters
+
+    for drawn, kept in ((256, 32), (16, 16)):
+        given = Hyperparameters(sequence_length=32, gamma=0.9)
+        given.update({"sequence_length": drawn})
+        assert given == {"sequence_length": kept, "gamma": 0.9}
+
+
+@pytest.mark.parametrize("wanted", ["batch_size:32", "n_minibatches:2"])
+def test_what_is_asked_of_minibatches_goes_before_the_configuration(
+    wanted: str, tmp_path: Path
+) -> None:
+    algo, task = ("strl_ppo", "sb3_strl/Walker-v0")  # with n_minibatches
+    if wanted.startswith("n"):
+        task = "Pendulum-v1"  # with batch_size
+    run = train(
+        algo, task, tmp_path, "-n", "64", "--eval-freq", "-1", "-params", "n_envs:4", wanted
+    )
+    name, _, value = wanted.partition(":")
+    model = zoo_algorithms()[algo].load(run / f"{task.replace('/', '-')}.zip")
+    assert (model.batch_size, model.n_minibatches) in ((int(value), None), (None, int(value)))
+    saved = yaml.unsafe_load((run / task.replace("/", "-") / "config.yml").read_text())
+    assert {"batch_size", "n_minibatches"} & dict(saved).keys() == {name}
+
+
 def test_episodes_of_a_batch_are_drawn_as_those_of_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
