@@ -110,14 +110,17 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
 
     def _record_episodes(self) -> None:
         """Hand the episodes that ended in this rollout to SB3's log window; one transfer."""
-        self.finished_episodes = episodes = self.episode_stats.flush()
-        if not self.reads_infos and self.ep_info_buffer is not None:
-            self.ep_info_buffer.extend(episodes)
+        episodes = self.episode_stats.flush()
+        if not self.reads_infos:
+            self.finished_episodes = episodes
+            if self.ep_info_buffer is not None:
+                self.ep_info_buffer.extend(episodes)
 
     def _update_info_buffer(self, infos: Any, dones: Any = None) -> None:
         """Read the infos of the environments that finished only."""
-        finished = np.flatnonzero(np.asarray(dones))
-        super()._update_info_buffer([infos[int(i)] for i in finished], np.ones(len(finished), bool))
+        finished = [infos[int(i)] for i in np.flatnonzero(np.asarray(dones))]
+        self.finished_episodes += [info["episode"] for info in finished if "episode" in info]
+        super()._update_info_buffer(finished, np.ones(len(finished), bool))
 
     def _require_env(self) -> TensorVecEnv:
         if self.tensor_env is None:
@@ -270,6 +273,7 @@ class TensorOnPolicyAlgorithm(SavedAlgorithm):
         """
         self.policy.set_training_mode(False)
         self.is_collecting = True
+        self.finished_episodes = []
         self._resume_point = None
         self._resume_point = self._capture()
         if self._resume_point is not None:

@@ -313,9 +313,7 @@ class PPO(TensorOnPolicyAlgorithm):
     @property
     def minibatch_size(self) -> int:
         """Samples per minibatch, the largest if they differ."""
-        if self.batch_size is not None:
-            return int(self.batch_size)  # NumPy's integers are none for torch.split
-        return int(-(-self.n_steps * self.n_envs // (self.n_minibatches or 4)))
+        return int(self.batch_size or -(-self.n_steps * self.n_envs // (self.n_minibatches or 4)))
 
     @property
     def sequence_minibatches(self) -> int:
@@ -364,11 +362,14 @@ class PPO(TensorOnPolicyAlgorithm):
 
     def _train_epoch(self, buffer: RolloutBuffer) -> bool:
         """Pass over the rollout once; return whether ``target_kl`` let it complete."""
-        count = None if self.batch_size is not None else self.n_minibatches or 4
+        count = self.n_minibatches or 4
+        even = self.batch_size is not None or self.n_steps * self.n_envs % count == 0
         batches = (
             buffer.get_sequences(self.sequence_minibatches, self.generator)
             if self.policy.is_recurrent
-            else buffer.get(self.minibatch_size, self.generator, count)
+            else buffer.get(self.minibatch_size, self.generator)
+            if even
+            else buffer.get(None, self.generator, count)
         )
         for batch in batches:
             if not self._minibatch(batch):

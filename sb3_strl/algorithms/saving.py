@@ -10,6 +10,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
 from typing_extensions import Self
 
@@ -153,16 +154,22 @@ class SavedAlgorithm(OnPolicyAlgorithm):
         return model
 
     def _restart_learning_rate(self) -> None:
-        """Let ``learning_rate`` count, and not where an adaptive rate or a scheduler had got to."""
+        """
+        Let ``learning_rate`` count: as the adaptive rate, or as what a scheduler began with.
+
+        What the scheduler had made of the old one, it has then made of the new one.
+        """
         rate = float(self.lr_schedule(self._current_progress_remaining))
-        for group in self.policy.optimizer.param_groups:
-            for name in ("lr", "initial_lr"):
-                if name in group:
-                    like = group[name]
-                    is_tensor = isinstance(like, th.Tensor)
-                    group[name] = th.full_like(like, rate) if is_tensor else rate
-        if self.lr_scheduler is not None:
-            self.lr_scheduler.base_lrs = [rate] * len(self.lr_scheduler.base_lrs)
+        groups, scheduler = self.policy.optimizer.param_groups, self.lr_scheduler
+        if scheduler is None:
+            for group in groups:
+                like = group["lr"]
+                group["lr"] = th.full_like(like, rate) if isinstance(like, th.Tensor) else rate
+            return
+        for group, base in zip(groups, scheduler.base_lrs, strict=True):
+            group["lr"] = group["lr"] * (rate / float(base)) if base else rate
+            group["initial_lr"] = rate
+        scheduler.base_lrs = [rate] * len(groups)
 
     def set_parameters(
         self,
@@ -178,7 +185,11 @@ class SavedAlgorithm(OnPolicyAlgorithm):
         transform: StateDictTransform | None = vars(self).pop("_state_dict_transform", None)
         if transform is not None and isinstance(load_path_or_dict, dict):
             load_path_or_dict = transform_parameters(load_path_or_dict, self.policy, transform)
-        if isinstance(load_path_or_dict, dict) and exact_match:
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = load_from_zip_file(
+                load_path_or_dict, load_data=False, device=device
+            )[1]
+        if exact_match:
             names = self._get_torch_save_params()[0]
             check_parameters(type(self).__name__, load_path_or_dict, names)
         point = self._loaded_point

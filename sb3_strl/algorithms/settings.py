@@ -113,10 +113,8 @@ def _check_kinds(name: str, algorithm: PPO) -> None:
                 "float or a text."
             )
     for key, value in given.items():
-        if not isinstance(value, numbers.Real):
-            raise StrlTypeError(
-                f"{name}: {key} is {value!r}. Expected a number: pass a float, not a text."
-            )
+        if not isinstance(value, numbers.Real | th.Tensor):
+            raise StrlTypeError(f"{name}: {key} is {value!r}. Expected a number, e.g. {key}=0.5.")
 
 
 def _check_sizes(name: str, algorithm: PPO) -> None:
@@ -174,7 +172,7 @@ def _check_rates(name: str, algorithm: PPO) -> None:
     if algorithm.clip_range_vf is None:
         del rates["clip_range_vf"]
     for key, value in rates.items():
-        is_number = isinstance(value, int | float)
+        is_number = isinstance(value, numbers.Real)
         if not is_number and not callable(value):
             raise StrlTypeError(
                 f"{name}: {key} is {value!r}. Expected a number, or a function of the remaining "

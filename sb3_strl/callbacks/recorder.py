@@ -61,7 +61,7 @@ class DemonstrationRecorder:
     appears in the folder once it has ended, as a whole; what was recorded there before is counted
     and continued, also after a crash. Steps stay on the device until ``rollout_storage_length`` of
     them go to disk together. What is stored as action is what the environment was given: inside
-    its bounds.
+    its bounds. Until :meth:`close`, or the end of ``with``, nobody else may write to the folder.
 
     :param env: a tensor environment, or any ``VecEnv`` of Stable-Baselines3; episodes begin anew
     :param policy: a policy or algorithm, with or without memory, a mutex policy, anything with

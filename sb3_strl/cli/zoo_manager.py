@@ -153,6 +153,14 @@ class StrlExperimentManager(ExperimentManager):
         declared = table.get(self.env_name.gym_id) or table.get("default") or {}
         return keep_declared(declared, drawn)
 
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
+        """Go on at the rate that an adaptive one or a scheduler had reached, unless asked for."""
+        moves = hyperparams.get("schedule") == "adaptive" or hyperparams.get("lr_scheduler_class")
+        asked = "learning_rate" in (self.custom_hyperparams or {})
+        if self.algo in zoo_algorithms() and moves and not asked:
+            hyperparams.pop("learning_rate", None)
+        return super()._load_pretrained_agent(hyperparams, env)
+
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the configuration; what ``-params`` says of minibatches goes before it."""
         found: tuple[dict[str, Any], dict[str, Any]] = super().read_hyperparameters()

@@ -40,7 +40,7 @@ class MonitorFile(BaseCallback):
         assert isinstance(self.model, TensorOnPolicyAlgorithm)
         seconds = round(time.time() - self._begin, 6)
         for episode in self.model.finished_episodes:
-            self._writer.write_row({**episode, "t": seconds})
+            self._writer.write_row({"r": episode["r"], "l": episode["l"], "t": seconds})
 
     def _on_training_end(self) -> None:
         self._writer.close()

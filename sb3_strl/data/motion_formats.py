@@ -409,11 +409,10 @@ def _lafan_joints(where: str, robot: str | None, count: int) -> list[str]:
 def _rotation_columns(where: str, names: Sequence[str]) -> list[int]:
     """Return where w, x, y and z of the root stand; xyzw where the names do not say."""
     letters = [name[-1:].lower() for name in names[:7]]
-    position, rotation = (
-        "".join(c for c in part if c in _QUATERNION) for part in (letters[:3], letters[3:])
-    )
-    rotation = rotation or "xyzw"
-    if position not in ("", "xyz") or sorted(rotation) != sorted(_QUATERNION):
+    rotation = "".join(c for c in letters[3:] if c in _QUATERNION) or "xyzw"
+    pairs = zip(letters[:3], "xyz", strict=False)
+    other = any(letter in _QUATERNION and letter != axis for letter, axis in pairs)
+    if other or sorted(rotation) != sorted(_QUATERNION):
         raise StrlValueError(
             f"{where}: the first columns are named {list(names[:7])}. Expected the root's position "
             "x, y, z and then its rotation, names that end in w, x, y, z in any order. Sort the "

@@ -107,7 +107,7 @@ class NumpyBridge(TensorVecEnv, VecEnvWrapper):
         inner = self.venv.unwrapped
         if isinstance(inner, TensorVecEnv):
             return {key: inner.last_extras[key] for key in _PASSED_ON if key in inner.last_extras}
-        if "amp_valid" not in infos[0]:
+        if not any("amp_valid" in info for info in infos):
             return {}
         valid = np.array([bool(info.get("amp_valid", True)) for info in infos])
         return {"amp_valid": to_tensor(valid, self.device)}

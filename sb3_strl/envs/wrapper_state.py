@@ -63,14 +63,24 @@ def state_of_env(state: TensorDict) -> TensorDict:
     return {name: value for name, value in state.items() if not name.startswith(_PREFIX)}
 
 
+def _known_kind(cls: type[VecEnv]) -> type[VecEnv] | None:
+    """Return the wrapper that a class is, or is derived from without doing anything of its own."""
+    for kind in cls.__mro__:
+        if kind in _CARRIED:
+            return kind
+        if {"reset", "step_async", "step_wait"} & vars(kind).keys():
+            return None
+    return None
+
+
 def _find_arrays(venv: VecEnv) -> dict[str, np.ndarray] | None:
     found = {}
     while isinstance(venv, VecEnvWrapper):
-        names = _CARRIED.get(type(venv))
-        if names is None:
+        kind = _known_kind(type(venv))
+        if kind is None:
             return None
-        for name in names:
-            found[f"{_PREFIX}{type(venv).__name__}/{name}"] = vars(venv)[name]
+        for name in _CARRIED[kind]:
+            found[f"{_PREFIX}{kind.__name__}/{name}"] = vars(venv)[name]
         venv = venv.venv
     if isinstance(venv, TensorVecEnv):
         found |= {f"{_PREFIX}{name}": array for name, array in venv.episode_counters.items()}

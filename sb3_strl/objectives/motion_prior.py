@@ -156,7 +156,7 @@ class AdversarialMotionPrior(Objective):
             )
 
     def _check_joint(self) -> None:
-        """Refuse what only an optimizer of its own would heed."""
+        """Warn of what only an optimizer of its own would heed."""
         options, defaults = self.options, MotionPriorOptions()
         if options.discriminator_optimizer != "joint":
             return
@@ -169,10 +169,11 @@ class AdversarialMotionPrior(Objective):
         }
         for name, (value, default) in unheard.items():
             if value != default:
-                raise StrlValueError(
+                warnings.warn(
                     f"APPO: {name} is {value}, but discriminator_optimizer='joint' steps with the "
                     f"policy's optimizer, which does not heed it. Leave it at {default}, or use "
-                    "discriminator_optimizer='separate'."
+                    "discriminator_optimizer='separate'.",
+                    stacklevel=2,
                 )
 
     def bind(self, env: TensorVecEnv) -> None:

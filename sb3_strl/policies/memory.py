@@ -85,6 +85,10 @@ class Memory(nn.Module):
         self.spec = spec
         self.rnn = _CLASSES[spec.type](int(input_size), spec.hidden_size, spec.num_layers)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _leave_uncompiled()
+
     @property
     def output_size(self) -> int:
         """Width of the output."""

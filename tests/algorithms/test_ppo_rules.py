@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_strl import APPO, PPO, make_vec
 from sb3_strl.algorithms.losses import surrogate_loss, value_loss
 from sb3_strl.algorithms.optim import adapt_learning_rate
+from sb3_strl.buffers.rollout_buffer import RolloutBuffer
 from sb3_strl.common.errors import NonFiniteError, StrlKeyError, StrlTypeError, StrlValueError
 from sb3_strl.common.flat_adam import clip_gradients
 from sb3_strl.common.returns import gae
@@ -342,6 +343,22 @@ def test_a_model_prints_its_tables() -> None:
         "discriminator",
     ):
         assert part in text
+
+
+class Older(RolloutBuffer):
+    """As users wrote it before minibatches could be counted."""
+
+    def get(self, batch_size: Any = None, generator: Any = None) -> Any:  # type: ignore[override]
+        return super().get(batch_size, generator)
+
+
+def test_buffers_of_users_need_not_count_minibatches() -> None:
+    for options in ({}, {"n_minibatches": 2}, {"batch_size": 5}):
+        model = PPO(
+            "MlpPolicy", PointMass(3), n_steps=8, rollout_buffer_class=Older, seed=0, **options
+        )
+        model.learn(24)
+        assert model._n_updates > 0
 
 
 def test_as_many_minibatches_as_asked_for_where_they_do_not_divide(

@@ -115,7 +115,7 @@ def test_numbers_that_cannot_work(options: dict, message: str) -> None:
         ({"n_epochs": None}, "n_epochs is None. Expected a whole number"),
         ({"batch_size": "8"}, "batch_size is '8'. Expected a whole number"),
         ({"sequence_length": 2.5}, "sequence_length is 2.5. Expected a whole number"),
-        ({"ent_coef": "auto"}, "ent_coef is 'auto'. Expected a number: pass a float, not a text"),
+        ({"ent_coef": "auto"}, "ent_coef is 'auto'. Expected a number, e.g. ent_coef=0.5"),
         ({"gamma": "0.99"}, "gamma is '0.99'. Expected a number"),
         ({"target_kl": "0.1"}, "target_kl is '0.1'. Expected a number"),
         ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'. Expected a number, or a function"),
@@ -131,6 +131,7 @@ def test_numbers_of_numpy_and_schedules_of_zero_are_let_through() -> None:
     counts = {"n_steps": np.int64(8), "n_epochs": np.int32(2), "batch_size": np.int64(4)}
     model = PPO("MlpPolicy", PointMass(4), policy_kwargs=SMALL, ent_coef=np.float32(0.1), **counts)
     model.learn(32)
+    PPO("MlpPolicy", PointMass(4), policy_kwargs=SMALL, ent_coef=th.tensor(0.01))
     # What rl_zoo3 replaces before it looks at a model.
     PPO("MlpPolicy", PointMass(4), learning_rate=0.0, clip_range=lambda _: 0.0)
 

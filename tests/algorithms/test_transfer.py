@@ -81,6 +81,8 @@ def test_the_file_of_another_algorithm_is_refused(tmp_path: Path) -> None:
     message = r"^PPO: these are parameters of another algorithm, APPO or .*\['motion_prior.optimi"
     with pytest.raises(StrlValueError, match=message):
         PPO.load(tmp_path / "amp")
+    with pytest.raises(StrlValueError, match=message):
+        PPO("MlpPolicy", PointMass(2)).set_parameters(str(tmp_path / "amp.zip"))
 
 
 def test_models_of_stable_baselines3_are_left_to_it(tmp_path: Path) -> None:

@@ -227,6 +227,7 @@ def test_a_first_line_names_the_joints(tmp_path: Path) -> None:
         ("X,Y,Z,rotZ,rotY,rotX,rotW", "zyxw"),
         ("x,y,z,x,y,z,w", "xyzw"),
         ("p0,p1,p2,r0,r1,r2,r3", "xyzw"),
+        ("pos_x,pos_y,height,rot_x,rot_y,rot_z,rot_w", "xyzw"),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -395,3 +395,20 @@ def test_windows_over_a_reset_stay_invalid_in_gymnasium() -> None:
 
     valid, _ = _windows(DummyVecEnv([walker] * 2))
     assert [row[0] for row in valid[:6]] == [False] * 4 + [True] * 2
+
+
+class Telling(Counter):
+    """Says when its window is invalid, and nothing else."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated, truncated, {**info, "amp_valid": False}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_one_environment_may_tell_what_the_others_do_not(order: tuple[int, int]) -> None:
+    kinds = [Telling, Counter]
+    env = as_tensor_env(DummyVecEnv([lambda k=kinds[i]: k() for i in order]))
+    env.reset_tensor()
+    valid = env.step_tensor(th.zeros(2, 2)).extras["amp_valid"]
+    assert valid.tolist() == [kinds[i] is Counter for i in order]

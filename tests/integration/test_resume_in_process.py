@@ -58,7 +58,17 @@ def frozen(path: Path) -> Callable[[VecEnv], VecEnv]:
     return wrap
 
 
+class Renamed(VecMonitor):
+    """Does nothing of its own."""
+
+
+class Counting(VecMonitor):
+    def step_wait(self) -> Any:
+        return super().step_wait()
+
+
 WRAPPERS: dict[str, Callable[[VecEnv], VecEnv]] = {
+    "derived": Renamed,
     "monitor": VecMonitor,
     "no NaN": VecCheckNan,
     "both": lambda env: VecMonitor(VecCheckNan(env)),
@@ -83,11 +93,15 @@ def test_wrappers_go_on_where_they_were(name: str, tmp_path: Path) -> None:
     assert_same(resumed, whole)
 
 
-def test_episodes_start_anew_where_a_wrapper_cannot_tell(tmp_path: Path) -> None:
-    model = make(VecFrameStack(make_env(), 2))
+@pytest.mark.filterwarnings("ignore:The environment is already wrapped with a `Monitor`")
+@pytest.mark.parametrize("wrap", [lambda env: VecFrameStack(env, 2), Counting])
+def test_episodes_start_anew_where_a_wrapper_cannot_tell(
+    wrap: Callable[[VecEnv], VecEnv], tmp_path: Path
+) -> None:
+    model = make(wrap(make_env()))
     model.learn(ROLLOUT)
     model.save(tmp_path / "m.zip")
-    resumed = PPO.load(tmp_path / "m.zip", env=VecFrameStack(make_env(), 2), device="cpu")
+    resumed = PPO.load(tmp_path / "m.zip", env=wrap(make_env()), device="cpu")
     with pytest.warns(UserWarning, match="no state for this environment, so its episodes start"):
         resumed.learn(ROLLOUT, reset_num_timesteps=False)
     assert resumed.rollout_buffer["episode_starts"][0].all()
@@ -171,12 +185,38 @@ def test_weights_of_another_run_bring_nothing_else() -> None:
     assert not th.equal(worse.rollout_buffer["actions"], best.rollout_buffer["actions"])
 
 
+def decayed(name: str, **options: Any) -> dict[str, Any]:
+    return {"lr_scheduler_class": name, "lr_scheduler_kwargs": options}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        decayed("LambdaLR", lr_lambda=lambda epoch: 0.5**epoch),
+        decayed("CosineAnnealingLR", T_max=10),
+        decayed("PolynomialLR", total_iters=12),
+    ],
+    ids=lambda options: options["lr_scheduler_class"],
+)
+@pytest.mark.parametrize("factor", [1.0, 0.1])
+def test_a_scheduler_goes_on_from_a_new_rate(options: Any, factor: float, tmp_path: Path) -> None:
+    model = make(make_env(), learning_rate=1e-3, **options)
+    model.learn(5 * ROLLOUT)
+    model.save(tmp_path / "m.zip")
+    rate = 1e-3 * factor
+    resumed = PPO.load(tmp_path / "m.zip", env=make_env(), device="cpu", learning_rate=rate)
+    assert resumed.current_lr == pytest.approx(model.current_lr * factor)
+    for each in (model, resumed):
+        each.learn(2 * ROLLOUT, reset_num_timesteps=False)
+    assert resumed.current_lr == pytest.approx(model.current_lr * factor)
+
+
 STEP_LR = {"lr_scheduler_class": "StepLR", "lr_scheduler_kwargs": {"step_size": 1, "gamma": 0.5}}
 
 
 @pytest.mark.parametrize(
     ("options", "after"),
-    [({}, 2e-5), ({"schedule": "adaptive", "desired_kl": None}, 2e-5), (STEP_LR, 1e-5)],
+    [({}, 2e-5), ({"schedule": "adaptive", "desired_kl": None}, 2e-5), (STEP_LR, 2.5e-6)],
 )
 def test_a_new_learning_rate_counts(options: Any, after: float, tmp_path: Path) -> None:
     model = make(make_env(), learning_rate=1e-3, **options)

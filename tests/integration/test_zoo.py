@@ -323,7 +323,11 @@ def test_episodes_of_a_batch_are_drawn_as_those_of_any_other(
     assert frame["r"].abs().sum() > 0.0
     given = ["-a", "appo", "-e", "Walker", "-f", str(tmp_path)]
     assert zoo.run_with(["plot_train", *given]) == 0
-    options.append("monitor_kwargs:dict(info_keywords=('x',))")
+    options.append("normalize:dict(norm_obs=False,norm_reward=True)")
+    normalised = load_results(str(train("appo", task, tmp_path / "other", *options)))
+    # The task's returns, not those that the update sees.
+    assert normalised["r"][0] == pytest.approx(frame["r"][0], rel=1e-4)
+    options[-1] = "monitor_kwargs:dict(info_keywords=('x',))"
     with pytest.raises(StrlTypeError, match=r"so monitor_kwargs .* do not fit"):
         train("appo", task, tmp_path, *options)
 

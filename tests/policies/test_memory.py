@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -242,3 +246,15 @@ def test_a_state_belongs_to_as_many_environments_as_there_are_observations(kind:
     fewer = {group: rows[:3] for group, rows in obs.items()}
     with pytest.raises(StrlValueError, match="is that of 5 environments, but there are 3 observ"):
         policy.predict(fewer, state=state)
+
+
+def test_a_compiler_leaves_it_alone_when_it_comes_from_a_pickle(tmp_path: Path) -> None:
+    """Whose class was never constructed in this process."""
+    file = tmp_path / "memory.pkl"
+    file.write_bytes(pickle.dumps(Memory(3, MemorySpec(type="gru", hidden_size=4))))
+    code = (
+        "import pickle, sys; from pathlib import Path\n"
+        "memory = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "sys.exit(not hasattr(type(memory).forward, '_torchdynamo_disable'))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=120)
