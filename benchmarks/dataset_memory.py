@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ def train(folder: Path, num_envs: int) -> dict[str, float]:
     :return: frames, seconds, the last loss, and this process's peak memory before and after
     """
     th.set_num_threads(1)
+    import_module("torch._dynamo")  # optimizers do, of their own accord
     before = peak_memory()
     start = time.perf_counter()
     model = TPPO(
