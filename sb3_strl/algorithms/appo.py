@@ -61,7 +61,7 @@ class APPO(PPO):
     :param discriminator_batch_size: rows of either side that it learns from in every minibatch,
         ``None`` for all
     :param discriminator_optimizer: ``"separate"``, or ``"joint"`` for the policy's optimizer, which
-        takes no learning rate, weight decay or gradient bound of the discriminator's own
+        does not heed a learning rate, weight decay or gradient bound of the discriminator's own
     :param amp_replay_size: past policy features to mix into every minibatch, 0 for none
     :param amp_obs_dim: checked against the width of ``ref_obs``, else inferred
     :param expert_source: ``"env"``, a :class:`~sb3_strl.data.MotionLibrary`, or any other
